@@ -1,0 +1,431 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What the disk sequence number is good for, played on /dev/loop0: our program
+ * attaches an image and waits for its partition, while other processes take,
+ * release and retake the same device. Prints the uevents as our program reads
+ * them and whose use of the device each of them is about.
+ *
+ * One scene on a kernel without the number, two on one that has it. Ends with
+ * status 1 if the number told our program anything wrong.
+ */
+#include <poll.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/utsname.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <linux/netlink.h>
+
+#include "diskseq.h"
+
+#define DISK		"/dev/loop0"
+#define SYSFS		"/sys/block/loop0"
+#define LARGE_BUFFER	(16 << 20)
+#define BUSY		25	/* how often others come and go when events get lost */
+#define EVENTS		4096
+
+/* What a listener knows of an event, and when it was raised. */
+struct event {
+	int64_t ms;
+	uint64_t seqnum;
+	uint64_t diskseq;	/* 0: the event has none */
+	char action[8];
+	char device[16];
+};
+
+/*
+ * The recorder reads all events at once and loses none. It is not part of our
+ * program: it only tells when an event was raised and how many were lost.
+ */
+static int recorder;
+static struct event record[EVENTS];
+static size_t recorded;
+static int64_t start;
+
+static bool all_right = true;
+
+static int uevent_socket(int buffer, int option)
+{
+	struct sockaddr_nl addr = { .nl_family = AF_NETLINK, .nl_groups = 1 };
+	int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_KOBJECT_UEVENT);
+
+	if (fd < 0 || setsockopt(fd, SOL_SOCKET, option, &buffer, sizeof(buffer)) ||
+	    bind(fd, (struct sockaddr *)&addr, sizeof(addr)))
+		die("uevent socket: %s", strerror(errno));
+	return fd;
+}
+
+/* One event of the disk: 1 if there is one, 0 if there is none, -1 if some were lost. */
+static int receive(int fd, struct event *ev)
+{
+	char buf[8192];
+	const char *p;
+	ssize_t len;
+
+	for (;;) {
+		len = recv(fd, buf, sizeof(buf) - 1, MSG_DONTWAIT);
+		if (len < 0 && errno == ENOBUFS)
+			return -1;
+		if (len <= 0)
+			return 0;
+		buf[len] = '\0';
+		p = strstr(buf, "/block/loop0");
+		if (p && (p[12] == '/' || !p[12]))
+			break;
+	}
+
+	memset(ev, 0, sizeof(*ev));
+	snprintf(ev->action, sizeof(ev->action), "%.*s", (int)strcspn(buf, "@"), buf);
+	snprintf(ev->device, sizeof(ev->device), "%s", strrchr(buf, '/') + 1);
+	for (p = buf; p < buf + len; p += strlen(p) + 1) {
+		if (!strncmp(p, "SEQNUM=", 7))
+			ev->seqnum = strtoull(p + 7, NULL, 10);
+		else if (!strncmp(p, "DISKSEQ=", 8))
+			ev->diskseq = strtoull(p + 8, NULL, 10);
+	}
+	return 1;
+}
+
+static void note_events(void)
+{
+	struct event ev;
+
+	while (receive(recorder, &ev) > 0 && recorded < EVENTS) {
+		ev.ms = now_ms() - start;
+		record[recorded++] = ev;
+	}
+}
+
+/* Let another process do @act, and note what is raised meanwhile. */
+static void elsewhere(void (*act)(void))
+{
+	struct pollfd pfd[2] = { { .fd = recorder, .events = POLLIN } };
+	int end[2], status;
+	pid_t pid;
+
+	if (pipe(end))
+		die("pipe: %s", strerror(errno));
+	fflush(stdout);
+	pid = fork();
+	if (pid < 0)
+		die("fork: %s", strerror(errno));
+	if (!pid) {
+		close(end[0]);
+		act();
+		_exit(0);
+	}
+	close(end[1]);
+	pfd[1].fd = end[0];
+	do {
+		poll(pfd, 2, -1);
+		note_events();
+	} while (!pfd[1].revents);
+	close(end[0]);
+	if (waitpid(pid, &status, 0) != pid || status)
+		die("another process could not do its part");
+}
+
+static struct loop open_disk(void)
+{
+	struct loop lo = { .fd = open(DISK, O_RDWR | O_CLOEXEC), .path = DISK };
+
+	if (lo.fd < 0)
+		die("%s: %s", DISK, strerror(errno));
+	return lo;
+}
+
+static void attach_partitions(const struct loop *lo, int count)
+{
+	int image = image_create('i', 1);
+
+	image_table(image, 0, TABLE_GPT, count, "part");
+	loop_attach(lo, image, LO_FLAGS_PARTSCAN);
+	close(image);
+}
+
+static void take(void)
+{
+	struct loop lo = open_disk();
+
+	attach_partitions(&lo, 2);
+	close(lo.fd);
+}
+
+static void release(void)
+{
+	struct loop lo = open_disk();
+
+	if (ioctl(lo.fd, LOOP_CLR_FD))
+		die("detach %s: %s", DISK, strerror(errno));
+	close(lo.fd);
+}
+
+static void take_and_release(void)
+{
+	take();
+	release();
+}
+
+static void take_and_release_often(void)
+{
+	int i;
+
+	for (i = 0; i < BUSY; i++)
+		take_and_release();
+}
+
+static void retake(void)
+{
+	release();
+	take();
+}
+
+static void retake_often(void)
+{
+	int i;
+
+	for (i = 0; i < BUSY; i++)
+		retake();
+}
+
+static void head(const char *text, uint64_t ours)
+{
+	printf("%s", text);
+	if (ours)
+		printf("  The number of our use: %llu\n", (unsigned long long)ours);
+	printf("\n     time  event   device    number  whose use\n");
+}
+
+static void line(const struct event *ev, const char *whose, const char *note)
+{
+	char number[24] = "-";
+	int64_t ms = -1;
+	size_t i;
+
+	for (i = 0; i < recorded; i++)
+		if (record[i].seqnum == ev->seqnum)
+			ms = record[i].ms;
+	if (ev->diskseq)
+		snprintf(number, sizeof(number), "%llu", (unsigned long long)ev->diskseq);
+	printf("  %3lld.%03lld  %-6s  %-8s  %6s  %s%s%s\n", (long long)ms / 1000,
+	       (long long)ms % 1000, ev->action, ev->device, number, whose,
+	       *note ? "  <- " : "", note);
+}
+
+static void remark(const char *fmt, ...)
+	__attribute__((format(printf, 1, 2)));
+
+static void remark(const char *fmt, ...)
+{
+	va_list ap;
+
+	printf("    -----  ");
+	va_start(ap, fmt);
+	vprintf(fmt, ap);
+	va_end(ap);
+	printf("\n");
+}
+
+static const char *whose_use(const struct event *ev, uint64_t ours)
+{
+	if (ev->diskseq < ours)
+		return "earlier";
+	return ev->diskseq > ours ? "later" : "ours";
+}
+
+static bool is_partition(const struct event *ev, const char *action)
+{
+	return !strcmp(ev->action, action) && !strcmp(ev->device, "loop0p1");
+}
+
+/* The kernel as it is: by the names, any of the events could be ours. */
+static void without_number(void)
+{
+	int program = uevent_socket(LARGE_BUFFER, SO_RCVBUFFORCE), taken = 0;
+	size_t before;
+	struct event ev;
+	struct loop lo;
+	const char *note;
+
+	elsewhere(take_and_release);
+	before = recorded;
+	lo = open_disk();
+	attach_partitions(&lo, 1);
+	close(lo.fd);
+	note_events();
+	elsewhere(retake);
+
+	head("  Another program attaches its image to loop0 and detaches it. Our program attaches\n"
+	     "  an image with one partition and waits for loop0p1. Then others take the device.\n"
+	     "  This is what our program reads from the uevent socket:\n", 0);
+	while (receive(program, &ev) > 0) {
+		note = "";
+		if (is_partition(&ev, "add") && !taken++ &&
+		    (!before || ev.seqnum <= record[before - 1].seqnum))
+			note = "the name we wait for: but it is another program's, and gone";
+		line(&ev, "unknown", note);
+	}
+	printf("\n  By the names, loop0p1 was added %d times. Nothing says which of them is ours.\n",
+	       taken);
+	elsewhere(release);
+	close(program);
+}
+
+/* The same with the number. */
+static void with_number(void)
+{
+	int program = uevent_socket(LARGE_BUFFER, SO_RCVBUFFORCE);
+	size_t first, last, i;
+	bool found = false, over = false;
+	const char *whose, *truth, *note;
+	struct event ev;
+	struct loop lo;
+	uint64_t ours;
+	int ignored = 0;
+
+	elsewhere(take_and_release);
+	first = recorded;
+	lo = open_disk();
+	attach_partitions(&lo, 1);
+	ours = diskseq(lo.fd);
+	close(lo.fd);
+	note_events();
+	last = recorded;
+	elsewhere(retake);
+
+	head("  The same again, but our program reads the number of its use, right after it has\n"
+	     "  attached the image and from the same file descriptor.\n", ours);
+	for (i = 0; receive(program, &ev) > 0; i++) {
+		whose = whose_use(&ev, ours);
+		note = "";
+		if (!strcmp(whose, "earlier") && !ignored++)
+			note = "less than ours: ignore it";
+		if (is_partition(&ev, "add") && !strcmp(whose, "ours")) {
+			found = true;
+			note = "our partition is here";
+		}
+		if (!strcmp(whose, "later") && !over) {
+			over = true;
+			note = "more than ours: our use is over, stop waiting";
+		}
+		line(&ev, whose, note);
+
+		/* what others raised after ours was attached is ours until it is replaced */
+		truth = i < first ? "earlier" : i < last ? "ours" : whose;
+		if (strcmp(whose, truth) || (i >= last && !strcmp(whose, "earlier")))
+			all_right = false;
+	}
+	if (!found || !over)
+		all_right = false;
+	printf("\n  Our program ignored %d events of an earlier use, found its partition, and knew\n"
+	       "  when its use was over.\n", ignored);
+	elsewhere(release);
+	close(program);
+}
+
+/* The number that the first partition has, 0 if there is no such partition. */
+static uint64_t partition_diskseq(void)
+{
+	char line[128];
+	uint64_t number = 0;
+	FILE *f = fopen(SYSFS "/loop0p1/uevent", "re");
+
+	while (f && fgets(line, sizeof(line), f))
+		if (!strncmp(line, "DISKSEQ=", 8))
+			number = strtoull(line + 8, NULL, 10);
+	if (f)
+		fclose(f);
+	return number;
+}
+
+/* Read what has got through to a socket that is too small, and count what has not. */
+static int read_lossy(int program, uint64_t ours, size_t raised, bool *lost)
+{
+	int status, count = 0;
+	struct event ev;
+
+	*lost = false;
+	while ((status = receive(program, &ev))) {
+		if (status < 0) {
+			*lost = true;
+			continue;
+		}
+		line(&ev, whose_use(&ev, ours), "");
+		count++;
+	}
+	remark("%zu of %zu events lost%s", raised - count, raised,
+	       *lost ? ", the socket says so (ENOBUFS)" : "");
+	return count;
+}
+
+/* And once more with a socket that is far too small. */
+static void with_number_and_losses(void)
+{
+	int program = uevent_socket(1, SO_RCVBUF);
+	int sysfs = open(SYSFS "/diskseq", O_RDONLY | O_CLOEXEC);
+	struct pollfd pfd = { .fd = sysfs, .events = POLLPRI };
+	uint64_t ours, now;
+	size_t before;
+	struct loop lo;
+	bool lost;
+
+	before = recorded;
+	elsewhere(take_and_release_often);
+	lo = open_disk();
+	attach_partitions(&lo, 1);
+	ours = diskseq(lo.fd);
+	close(lo.fd);
+	note_events();
+
+	head("  Once more, with a tiny socket buffer and others that are busy: most events get lost.\n",
+	     ours);
+	read_lossy(program, ours, recorded - before, &lost);
+	now = diskseq_read(sysfs);
+	remark("sysfs says %llu: still ours. loop0p1 has %llu: our partition is here",
+	       (unsigned long long)now, (unsigned long long)partition_diskseq());
+	if (!lost || now != ours || partition_diskseq() != ours)
+		all_right = false;
+
+	before = recorded;
+	elsewhere(retake_often);
+	if (poll(&pfd, 1, LIMIT_MS) != 1 || !(pfd.revents & POLLPRI))
+		all_right = false;
+	now = diskseq_read(sysfs);
+	remark("poll() on the sysfs file returns: it says %llu now", (unsigned long long)now);
+	remark("more than ours: our use is over, stop waiting");
+	read_lossy(program, ours, recorded - before, &lost);
+	if (now <= ours)
+		all_right = false;
+
+	printf("\n  Whether an event was lost did not matter.\n");
+	elsewhere(release);
+	close(sysfs);
+	close(program);
+}
+
+int main(void)
+{
+	struct utsname name;
+
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	uname(&name);
+	start = now_ms();
+	recorder = uevent_socket(LARGE_BUFFER, SO_RCVBUFFORCE);
+
+	printf("Linux %s, %s the number\n\n", name.release,
+	       diskseq_missing() ? "without" : "with");
+	if (diskseq_missing()) {
+		without_number();
+		return 0;
+	}
+	with_number();
+	printf("\n");
+	with_number_and_losses();
+	if (!all_right)
+		printf("\n  The number told our program something wrong: this kernel breaks its promise.\n");
+	return !all_right;
+}
