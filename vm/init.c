@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * PID 1 of the guest: prepares the machine, runs the programs named on the
+ * kernel command line after "--", one after the other, and writes what they
+ * say and how they ended to the virtio port "verdict".  Without programs it
+ * is an interactive shell on the console.
+ *
+ * The host takes nothing on trust: it looks for an "== end" for each program
+ * and for the "== done" at the end, so whatever goes wrong here only has to
+ * stop this program.
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <err.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define MODULES "/modules"
+
+static void mount_at(const char *type, const char *dir)
+{
+	mkdir(dir, 0755);
+	/* The kernel may have mounted devtmpfs itself. */
+	if (mount(type, dir, type, 0, NULL) && errno != EBUSY)
+		err(1, "mount %s", dir);
+}
+
+/* The first line of a file without its newline, "" if there is none. */
+static const char *first_line(const char *path)
+{
+	static char line[256];
+	FILE *f = fopen(path, "r");
+
+	line[0] = '\0';
+	if (f) {
+		if (fgets(line, sizeof(line), f))
+			line[strcspn(line, "\n")] = '\0';
+		fclose(f);
+	}
+	return line;
+}
+
+/* Loads the modules that MODULES/order lists, in its order, if there is one. */
+static void load_modules(void)
+{
+	char name[128], path[256];
+	FILE *order = fopen(MODULES "/order", "r");
+	int fd;
+
+	if (!order)
+		return;
+	while (fscanf(order, "%127s", name) == 1) {
+		snprintf(path, sizeof(path), MODULES "/%s", name);
+		fd = open(path, O_RDONLY | O_CLOEXEC);
+		if (fd < 0)
+			err(1, "%s", path);
+		if (syscall(SYS_finit_module, fd, "", 0) && errno != EEXIST)
+			err(1, "finit_module %s", path);
+		close(fd);
+	}
+	fclose(order);
+}
+
+/* Makes the kernel panic, and so end the boot, where it would only complain. */
+static void panic_on_trouble(void)
+{
+	static const char * const knobs[] = {
+		"hung_task_panic", "softlockup_panic", "panic_on_rcu_stall",
+	};
+	char path[128];
+	size_t i;
+	int fd;
+
+	for (i = 0; i < sizeof(knobs) / sizeof(*knobs); i++) {
+		snprintf(path, sizeof(path), "/proc/sys/kernel/%s", knobs[i]);
+		fd = open(path, O_WRONLY | O_CLOEXEC);
+		if (fd < 0)
+			continue;	/* this kernel has no such knob */
+		if (write(fd, "1", 1) != 1)
+			err(1, "%s", path);
+		close(fd);
+	}
+}
+
+/* Opens the virtio port of that name. */
+static int open_port(const char *name)
+{
+	char path[300];
+	struct dirent *e;
+	int tries, fd = -1;
+	DIR *d;
+
+	/* The host tells the name of a port some time after the driver binds. */
+	for (tries = 0; tries < 1000 && fd < 0; tries++) {
+		d = opendir("/sys/class/virtio-ports");
+		while (d && fd < 0 && (e = readdir(d))) {
+			snprintf(path, sizeof(path),
+				 "/sys/class/virtio-ports/%s/name", e->d_name);
+			if (strcmp(first_line(path), name))
+				continue;
+			snprintf(path, sizeof(path), "/dev/%s", e->d_name);
+			fd = open(path, O_WRONLY | O_CLOEXEC);
+		}
+		if (d)
+			closedir(d);
+		if (fd < 0)
+			usleep(10000);
+	}
+	if (fd < 0)
+		errx(1, "no virtio port named %s", name);
+	return fd;
+}
+
+/* Waits for pid and, being PID 1, for every orphan that ends before it. */
+static int wait_for(pid_t pid)
+{
+	pid_t ended;
+	int status;
+
+	do {
+		ended = wait(&status);
+		if (ended < 0)
+			err(1, "wait");
+	} while (ended != pid);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+/* Runs one program with both outputs on the port. */
+static int run(char *path, int port)
+{
+	char *argv[] = { path, NULL };
+	int null, status;
+	pid_t pid = fork();
+
+	if (pid < 0)
+		err(1, "fork");
+	if (!pid) {
+		null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+		if (null < 0 || dup2(null, 0) < 0 || dup2(port, 1) < 0 ||
+		    dup2(port, 2) < 0 || setsid() < 0)
+			err(127, "%s", path);
+		execv(path, argv);
+		err(127, "%s", path);
+	}
+	status = wait_for(pid);
+
+	/* What it left running must not disturb the next one. */
+	kill(-1, SIGKILL);
+	while (wait(NULL) > 0)
+		;
+	return status;
+}
+
+static void run_shell(void)
+{
+	char *argv[] = { "sh", "-l", NULL };
+	int status, tty;
+	pid_t pid = fork();
+
+	if (pid < 0)
+		err(1, "fork");
+	if (!pid) {
+		/* Job control and Ctrl-C need a controlling terminal. */
+		setsid();
+		tty = open("/dev/ttyS0", O_RDWR | O_CLOEXEC);
+		if (tty < 0 || ioctl(tty, TIOCSCTTY, 0) || dup2(tty, 0) < 0 ||
+		    dup2(tty, 1) < 0 || dup2(tty, 2) < 0)
+			err(127, "/dev/ttyS0");
+		setenv("PATH", "/usr/sbin:/usr/bin:/sbin:/bin", 1);
+		execv("/bin/sh", argv);
+		err(127, "/bin/sh");
+	}
+	status = wait_for(pid);
+	if (status == 127)
+		errx(1, "no shell in this initrd");
+}
+
+/* Says whether lockdep still watches: it stops at its first report. */
+static const char *lockdep_state(void)
+{
+	const char *state = "none";
+	char line[256];
+	int on;
+	FILE *f = fopen("/proc/lockdep_stats", "r");
+
+	while (f && fgets(line, sizeof(line), f))
+		if (sscanf(line, " debug_locks: %d", &on) == 1)
+			state = on ? "on" : "off";
+	if (f)
+		fclose(f);
+	return state;
+}
+
+static void run_all(char **programs)
+{
+	int status, port = open_port("verdict");
+
+	for (; *programs; programs++) {
+		dprintf(port, "== begin %s\n", *programs);
+		status = run(*programs, port);
+		dprintf(port, "== end %s %d\n", *programs, status);
+	}
+	dprintf(port, "== kernel tainted=%s lockdep=%s\n",
+		first_line("/proc/sys/kernel/tainted"), lockdep_state());
+	dprintf(port, "== done\n");
+	close(port);
+}
+
+int main(int argc, char **argv)
+{
+	if (getpid() != 1)
+		errx(1, "this is the guest's PID 1, not a program to run");
+
+	mount_at("proc", "/proc");
+	mount_at("sysfs", "/sys");
+	mount_at("devtmpfs", "/dev");
+	mount_at("tmpfs", "/tmp");
+	mount_at("tmpfs", "/run");
+	load_modules();
+	panic_on_trouble();
+
+	if (argc > 1)
+		run_all(argv + 1);
+	else
+		run_shell();
+
+	sync();
+	reboot(RB_AUTOBOOT);	/* QEMU runs with -no-reboot */
+	return 1;
+}
