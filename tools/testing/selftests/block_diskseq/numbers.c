@@ -1,0 +1,486 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Where numbers come from: one counter for all disks (rule 1), from which a disk
+ * has its first number before anybody can see it (rule 2), and which holds when
+ * many processes change and read disks at once (rule 4).
+ */
+#include <dirent.h>
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "../kselftest_harness.h"
+#include "diskseq.h"
+
+/* Operations that each of the processes that change a disk does. */
+#define CHANGES			100
+#define CHANGERS		3
+/* Disks that each of the processes that make disks makes. */
+#define MADE			10
+
+FIXTURE(counter) {
+	struct loop lo[8];
+	struct monitor all;
+	int image;
+};
+
+FIXTURE_SETUP(counter)
+{
+	const char *missing = diskseq_missing();
+
+	if (missing)
+		SKIP_SETUP("%s", missing);
+	self->image = image_create('a', 1);
+	monitor_open(&self->all, NULL);
+}
+
+FIXTURE_TEARDOWN(counter)
+{
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(self->lo); i++)
+		loop_destroy(&self->lo[i]);
+	monitor_close(&self->all);
+	close(self->image);
+}
+
+TEST_F(counter, r1_each_new_disk_takes_a_greater_number)
+{
+	uint64_t number, last = 0;
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(self->lo); i++) {
+		loop_create(&self->lo[i]);
+		number = diskseq(self->lo[i].fd);
+		EXPECT_LT(last, number);
+		last = number;
+	}
+}
+
+static DIR *open_dir(const char *path)
+{
+	DIR *dir = opendir(path);
+
+	if (!dir)
+		die("%s: %s", path, strerror(errno));
+	return dir;
+}
+
+TEST_F(counter, r1_no_disk_has_number_0)
+{
+	struct dirent *entry;
+	DIR *dir;
+
+	loop_create(&self->lo[0]);
+	dir = open_dir("/sys/block");
+	while ((entry = readdir(dir))) {
+		if (entry->d_name[0] == '.')
+			continue;
+		EXPECT_NE(0ULL, diskseq_sysfs(entry->d_name)) {
+			TH_LOG("%s", entry->d_name);
+		}
+	}
+	closedir(dir);
+}
+
+TEST_F(counter, r1_no_two_disks_have_the_same_number)
+{
+	uint64_t numbers[512];
+	struct dirent *entry;
+	size_t count = 0, i;
+	DIR *dir;
+
+	for (i = 0; i < ARRAY_SIZE(self->lo); i++)
+		loop_create(&self->lo[i]);
+	dir = open_dir("/sys/block");
+	while ((entry = readdir(dir)) && count < ARRAY_SIZE(numbers)) {
+		if (entry->d_name[0] == '.')
+			continue;
+		numbers[count] = diskseq_sysfs(entry->d_name);
+		for (i = 0; i < count; i++) {
+			EXPECT_NE(numbers[i], numbers[count]) {
+				TH_LOG("%s", entry->d_name);
+			}
+		}
+		count++;
+	}
+	closedir(dir);
+}
+
+TEST_F(counter, r1_disks_take_turns_at_one_counter)
+{
+	uint64_t last;
+	int i, turn;
+
+	for (i = 0; i < 3; i++)
+		loop_create(&self->lo[i]);
+	last = diskseq(self->lo[2].fd);
+	for (turn = 0; turn < 4; turn++) {
+		for (i = 0; i < 3; i++) {
+			if (turn % 2)
+				loop_detach(&self->lo[i]);
+			else
+				loop_attach(&self->lo[i], self->image, 0);
+			EXPECT_EQ(last + 1, diskseq(self->lo[i].fd));
+			last++;
+		}
+	}
+}
+
+TEST_F(counter, r1_number_of_a_removed_disk_does_not_come_back)
+{
+	uint64_t number;
+
+	loop_create(&self->lo[0]);
+	number = diskseq(self->lo[0].fd);
+	loop_destroy(&self->lo[0]);
+	loop_create(&self->lo[1]);
+	EXPECT_LT(number, diskseq(self->lo[1].fd));
+}
+
+TEST_F(counter, r1_number_of_an_earlier_medium_does_not_come_back)
+{
+	uint64_t first, empty;
+
+	loop_create(&self->lo[0]);
+	loop_attach(&self->lo[0], self->image, 0);
+	first = diskseq(self->lo[0].fd);
+	loop_detach(&self->lo[0]);
+	empty = diskseq(self->lo[0].fd);
+	EXPECT_LT(first, empty);
+	loop_attach(&self->lo[0], self->image, 0);
+	EXPECT_LT(empty, diskseq(self->lo[0].fd));
+}
+
+TEST_F(counter, r2_disk_takes_one_number_to_come_into_being)
+{
+	uint64_t before = next_number();
+
+	loop_create(&self->lo[0]);
+	EXPECT_EQ(before + 1, diskseq(self->lo[0].fd));
+	EXPECT_EQ(before + 2, next_number());
+}
+
+TEST_F(counter, r7_first_number_is_announced_by_add)
+{
+	struct monitor mon;
+	uint64_t number;
+
+	loop_create(&self->lo[0]);
+	number = diskseq(self->lo[0].fd);
+	snprintf(self->all.disk, sizeof(self->all.disk), "%s", self->lo[0].name);
+	EXPECT_STREQ("add disk +0", events(&self->all, number));
+
+	/* and it leaves with the number that it has then */
+	monitor_open(&mon, self->lo[0].name);
+	loop_attach(&self->lo[0], self->image, 0);
+	loop_detach(&self->lo[0]);
+	number = diskseq(self->lo[0].fd);
+	monitor_drop(&mon);
+	loop_destroy(&self->lo[0]);
+	EXPECT_STREQ("remove disk +0", events(&mon, number));
+	monitor_close(&mon);
+}
+
+TEST_F(counter, r8_first_number_can_be_read_when_add_comes)
+{
+	const char *mark = mark_new();
+	struct uevent ev;
+	pid_t pid;
+
+	/* another process makes the disks, this one looks at once */
+	pid = spawn();
+	if (!pid) {
+		struct loop lo;
+		int i;
+
+		for (i = 0; i < 20; i++) {
+			loop_create(&lo);
+			loop_close(&lo);
+		}
+		mark_raise(mark);
+		_exit(0);
+	}
+	while (monitor_next_before(&self->all, &ev, mark)) {
+		if (strcmp(ev.action, "add"))
+			continue;
+		EXPECT_LE(ev.diskseq, diskseq_sysfs(ev.disk));
+		EXPECT_EQ(ev.diskseq, diskseq_uevent_file(ev.disk));
+	}
+	ASSERT_EQ(0, child_status(pid));
+}
+
+/* Create, attach, detach and remove disks; the numbers go to @numbers. */
+static pid_t start_maker(int image, uint64_t *numbers)
+{
+	pid_t pid = spawn();
+	struct loop lo;
+	int n;
+
+	if (pid)
+		return pid;
+	for (n = 0; n < MADE; n++) {
+		loop_create(&lo);
+		*numbers++ = diskseq(lo.fd);
+		loop_attach(&lo, image, 0);
+		*numbers++ = diskseq(lo.fd);
+		loop_detach(&lo);
+		*numbers++ = diskseq(lo.fd);
+		loop_destroy(&lo);
+	}
+	_exit(0);
+}
+
+TEST_F(counter, r1_concurrent_disks_never_share_a_number)
+{
+	const size_t total = CHANGERS * MADE * 3;
+	uint64_t *numbers = shared_memory(total * sizeof(*numbers));
+	uint64_t before = next_number();
+	uint8_t seen[CHANGERS * MADE * 3] = { 0 };
+	pid_t pid[CHANGERS];
+	size_t i;
+
+	for (i = 0; i < CHANGERS; i++)
+		pid[i] = start_maker(self->image, numbers + i * MADE * 3);
+	for (i = 0; i < CHANGERS; i++) {
+		ASSERT_EQ(0, child_status(pid[i]));
+	}
+	for (i = 0; i < total; i++) {
+		ASSERT_LT(before, numbers[i]);
+		ASSERT_GE(before + total, numbers[i]);
+		EXPECT_EQ(0, seen[numbers[i] - before - 1]++);
+	}
+	EXPECT_EQ(before + total + 1, next_number());
+}
+
+/*
+ * Several processes change the medium of one disk at once, each in its own way.
+ */
+struct counts {
+	int stop;
+	uint64_t changes[CHANGERS];
+	uint64_t readings;
+	uint64_t backward;
+	uint64_t above;
+};
+
+FIXTURE(one_disk) {
+	struct loop lo;
+	struct monitor mon;
+	int image[2];
+	uint64_t before;
+	struct counts *shared;
+};
+
+FIXTURE_VARIANT(one_disk) {
+	unsigned int flags;
+	enum table table;
+};
+
+FIXTURE_VARIANT_ADD(one_disk, plain) {
+	.flags = LO_FLAGS_READ_ONLY,
+};
+
+FIXTURE_VARIANT_ADD(one_disk, partscan) {
+	.flags = LO_FLAGS_READ_ONLY | LO_FLAGS_PARTSCAN,
+	.table = TABLE_GPT,
+};
+
+FIXTURE_SETUP(one_disk)
+{
+	const char *missing = diskseq_missing();
+	int i;
+
+	if (missing)
+		SKIP_SETUP("%s", missing);
+	loop_create(&self->lo);
+	for (i = 0; i < 2; i++) {
+		self->image[i] = image_create('a' + i, 2);
+		image_table(self->image[i], 0, variant->table, 2, "part");
+		image_table(self->image[i], IMAGE_SECTORS, variant->table, 2,
+			    "part");
+	}
+	loop_attach(&self->lo, self->image[0], variant->flags);
+	self->before = diskseq(self->lo.fd);
+	self->shared = shared_memory(sizeof(*self->shared));
+	monitor_open(&self->mon, self->lo.name);
+}
+
+FIXTURE_TEARDOWN(one_disk)
+{
+	monitor_close(&self->mon);
+	loop_destroy(&self->lo);
+	close(self->image[0]);
+	close(self->image[1]);
+}
+
+/* One process gives it another file, the others another offset. */
+static int change(const struct loop *lo, const int image[2], int process, int n)
+{
+	struct loop_info64 info;
+
+	if (process == 0)
+		return ioctl(lo->fd, LOOP_CHANGE_FD, image[n % 2]);
+	loop_get_status(lo, &info);
+	/* there is a table only where the second process puts the offset */
+	if (process == 1)
+		info.lo_offset = n % 2 ? 8 * SECTOR : 16 * SECTOR;
+	else
+		info.lo_offset = n % 2 ? IMAGE_BYTES : 0;
+	info.lo_sizelimit = IMAGE_BYTES;
+	return ioctl(lo->fd, LOOP_SET_STATUS64, &info);
+}
+
+static pid_t start_changer(FIXTURE_DATA(one_disk) *self, int process)
+{
+	pid_t pid = spawn();
+	int n;
+
+	if (pid)
+		return pid;
+	for (n = 0; n < CHANGES; n++) {
+		/*
+		 * Refused while the others have pages in the cache (EAGAIN) or
+		 * sizes differ for a moment (EINVAL).
+		 */
+		if (!change(&self->lo, self->image, process, n))
+			self->shared->changes[process]++;
+		else if (errno != EAGAIN && errno != EINVAL)
+			die("change: %s", strerror(errno));
+	}
+	_exit(0);
+}
+
+enum reading { BY_IOCTL, BY_SYSFS, BY_UEVENT_FILE, READINGS };
+
+static uint64_t reading(const struct loop *lo, enum reading how)
+{
+	switch (how) {
+	case BY_IOCTL:
+		return diskseq(lo->fd);
+	case BY_SYSFS:
+		return diskseq_sysfs(lo->name);
+	default:
+		return diskseq_uevent_file(lo->name);
+	}
+}
+
+static void add(uint64_t *count)
+{
+	__atomic_fetch_add(count, 1, __ATOMIC_RELAXED);
+}
+
+static pid_t start_reader(FIXTURE_DATA(one_disk) *self, enum reading how)
+{
+	pid_t pid = spawn();
+	uint64_t number, last = self->before;
+
+	if (pid)
+		return pid;
+	while (!__atomic_load_n(&self->shared->stop, __ATOMIC_RELAXED)) {
+		number = reading(&self->lo, how);
+		if (number < last)
+			add(&self->shared->backward);
+		/* torn, it would be far from all that were given */
+		if (number > self->before + CHANGERS * CHANGES)
+			add(&self->shared->above);
+		add(&self->shared->readings);
+		last = number;
+	}
+	_exit(0);
+}
+
+static uint64_t change_and_read(FIXTURE_DATA(one_disk) *self,
+				struct __test_metadata *_metadata)
+{
+	pid_t changer[CHANGERS], reader[READINGS];
+	uint64_t total = 0;
+	int i;
+
+	for (i = 0; i < READINGS; i++)
+		reader[i] = start_reader(self, i);
+	for (i = 0; i < CHANGERS; i++)
+		changer[i] = start_changer(self, i);
+	for (i = 0; i < CHANGERS; i++) {
+		EXPECT_EQ(0, child_status(changer[i]));
+		total += self->shared->changes[i];
+	}
+	__atomic_store_n(&self->shared->stop, 1, __ATOMIC_RELAXED);
+	for (i = 0; i < READINGS; i++) {
+		EXPECT_EQ(0, child_status(reader[i]));
+	}
+	return total;
+}
+
+TEST_F(one_disk, r4_readers_never_see_it_go_down_or_torn)
+{
+	uint64_t total = change_and_read(self, _metadata);
+
+	EXPECT_LT(0ULL, total);
+	EXPECT_LT(0ULL, self->shared->readings);
+	EXPECT_EQ(0ULL, self->shared->backward);
+	EXPECT_EQ(0ULL, self->shared->above);
+}
+
+TEST_F(one_disk, r4_greatest_number_stays)
+{
+	uint64_t total = change_and_read(self, _metadata);
+
+	/* no more numbers than changes, and this disk has the last one */
+	EXPECT_GE(self->before + total, diskseq(self->lo.fd));
+	EXPECT_EQ(next_number(), diskseq(self->lo.fd) + 1);
+}
+
+TEST_F(one_disk, r7_concurrent_changes_are_announced_one_by_one_in_order)
+{
+	const char *mark = mark_new();
+	uint64_t last = self->before;
+	struct uevent ev;
+
+	change_and_read(self, _metadata);
+	mark_raise(mark);
+	while (monitor_next_before(&self->mon, &ev, mark)) {
+		if (ev.partno || !ev.media_change)
+			continue;
+		EXPECT_EQ(last + 1, ev.diskseq);
+		last = ev.diskseq;
+	}
+	EXPECT_EQ(last, diskseq(self->lo.fd));
+}
+
+TEST_F(one_disk, r6_concurrent_changes_leave_each_partition_its_number)
+{
+	const char *mark = mark_new();
+	uint64_t current = self->before, number[3] = { 0 };
+	struct uevent ev;
+
+	if (variant->table != TABLE_NONE) {
+		number[1] = self->before;
+		number[2] = self->before;
+	}
+	change_and_read(self, _metadata);
+	mark_raise(mark);
+	while (monitor_next_before(&self->mon, &ev, mark)) {
+		if (!ev.partno) {
+			current = ev.diskseq;
+			if (!ev.media_change)
+				continue;
+			/* rule 9: they have gone before */
+			EXPECT_EQ(0ULL, number[1]);
+			EXPECT_EQ(0ULL, number[2]);
+			continue;
+		}
+		ASSERT_GE(2, ev.partno);
+		if (!strcmp(ev.action, "add")) {
+			EXPECT_EQ(0ULL, number[ev.partno]);
+			EXPECT_EQ(current, ev.diskseq);
+			number[ev.partno] = ev.diskseq;
+		} else {
+			EXPECT_STREQ("remove", ev.action);
+			EXPECT_EQ(number[ev.partno], ev.diskseq);
+			number[ev.partno] = 0;
+		}
+	}
+}
+
+TEST_HARNESS_MAIN

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Who waits for a number with poll() on the sysfs file needs no socket (rule 11):
+ * the wait ends at each new number, and at nothing else. What each single
+ * operation does to who polls is in loop.c.
+ */
+#include <poll.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include "../kselftest_harness.h"
+#include "diskseq.h"
+
+#define ATTACHES		100
+
+FIXTURE(waiting) {
+	struct loop lo;
+	int image;
+	int sysfs;
+	uint64_t before;
+};
+
+FIXTURE_SETUP(waiting)
+{
+	const char *missing = diskseq_missing();
+
+	if (missing)
+		SKIP_SETUP("%s", missing);
+	loop_create(&self->lo);
+	self->image = image_create('a', 1);
+	self->sysfs = diskseq_open_sysfs(self->lo.name);
+	self->before = diskseq_read(self->sysfs);
+}
+
+FIXTURE_TEARDOWN(waiting)
+{
+	close(self->sysfs);
+	loop_destroy(&self->lo);
+	close(self->image);
+}
+
+TEST_F(waiting, r11_poll_returns_POLLPRI_and_POLLERR)
+{
+	struct pollfd pfd = { .fd = self->sysfs, .events = POLLPRI };
+
+	EXPECT_EQ(0, poll(&pfd, 1, 0));
+	loop_attach(&self->lo, self->image, 0);
+	EXPECT_EQ(1, poll(&pfd, 1, 0));
+	EXPECT_EQ(POLLPRI | POLLERR, pfd.revents);
+
+	/* until the new number is read */
+	EXPECT_EQ(1, poll(&pfd, 1, 0));
+	EXPECT_EQ(self->before + 1, diskseq_read(self->sysfs));
+	EXPECT_EQ(0, poll(&pfd, 1, 0));
+}
+
+TEST_F(waiting, r11_poll_returns_POLLERR_to_who_asks_for_nothing)
+{
+	struct pollfd pfd = { .fd = self->sysfs };
+
+	EXPECT_EQ(0, poll(&pfd, 1, 0));
+	loop_attach(&self->lo, self->image, 0);
+	EXPECT_EQ(1, poll(&pfd, 1, 0));
+	EXPECT_EQ(POLLERR, pfd.revents);
+}
+
+TEST_F(waiting, r11_epoll_reports_it_edge_triggered_as_well)
+{
+	struct epoll_event want = { .events = EPOLLPRI | EPOLLET }, got;
+	int fd = epoll_create1(EPOLL_CLOEXEC);
+
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(0, epoll_ctl(fd, EPOLL_CTL_ADD, self->sysfs, &want));
+	EXPECT_EQ(0, epoll_wait(fd, &got, 1, 0));
+	loop_attach(&self->lo, self->image, 0);
+	EXPECT_EQ(1, epoll_wait(fd, &got, 1, 0));
+	EXPECT_EQ((uint32_t)(EPOLLPRI | EPOLLERR), got.events);
+	EXPECT_EQ(0, epoll_wait(fd, &got, 1, 0));
+	EXPECT_EQ(self->before + 1, diskseq_read(self->sysfs));
+	loop_detach(&self->lo);
+	EXPECT_EQ(1, epoll_wait(fd, &got, 1, 0));
+	close(fd);
+}
+
+TEST_F(waiting, r11_changes_between_two_polls_end_the_wait_once)
+{
+	loop_attach(&self->lo, self->image, 0);
+	loop_detach(&self->lo);
+	loop_attach(&self->lo, self->image, 0);
+	EXPECT_TRUE(diskseq_wait(self->sysfs, 0));
+	EXPECT_EQ(self->before + 3, diskseq_read(self->sysfs));
+	EXPECT_FALSE(diskseq_wait(self->sysfs, 0));
+}
+
+TEST_F(waiting, r11_each_open_file_waits_on_its_own)
+{
+	int other = diskseq_open_sysfs(self->lo.name);
+
+	diskseq_read(other);
+	loop_attach(&self->lo, self->image, 0);
+	diskseq_read(self->sysfs);
+	EXPECT_FALSE(diskseq_wait(self->sysfs, 0));
+	EXPECT_TRUE(diskseq_wait(other, 0));
+	close(other);
+}
+
+TEST_F(waiting, r11_other_disks_do_not_end_the_wait)
+{
+	struct loop other;
+
+	loop_create(&other);
+	loop_attach(&other, self->image, 0);
+	loop_destroy(&other);
+	EXPECT_FALSE(diskseq_wait(self->sysfs, 0));
+}
+
+TEST_F(waiting, r11_events_without_a_number_do_not_end_the_wait)
+{
+	trigger(self->lo.name, "change");
+	trigger(self->lo.name, "add");
+	EXPECT_FALSE(diskseq_wait(self->sysfs, 0));
+}
+
+/*
+ * The waiter has nothing but the file. It tells the attacher of each number that
+ * it sees, and the attacher goes on only then.
+ */
+static void wait_for_numbers(const struct loop *lo, const struct gate *ready,
+			     const struct gate *seen, uint64_t number, int count)
+{
+	int sysfs = diskseq_open_sysfs(lo->name);
+
+	if (diskseq_read(sysfs) != number)
+		die("not the number before");
+	gate_pass(ready);
+	while (count--) {
+		if (!diskseq_wait(sysfs, LIMIT_MS))
+			die("no end of the wait for number %llu",
+			    (unsigned long long)number + 1);
+		if (diskseq_read(sysfs) != ++number)
+			die("woken without number %llu",
+			    (unsigned long long)number);
+		gate_pass(seen);
+	}
+}
+
+TEST_F(waiting, r11_who_waits_for_it_alone_sees_every_attach)
+{
+	struct gate ready, seen;
+	int i, w, waiters = 3;
+	pid_t pid[3];
+
+	gate_create(&ready);
+	gate_create(&seen);
+	for (w = 0; w < waiters; w++) {
+		pid[w] = spawn();
+		if (!pid[w]) {
+			wait_for_numbers(&self->lo, &ready, &seen, self->before,
+					 2 * ATTACHES);
+			_exit(0);
+		}
+		gate_wait(&ready);
+	}
+	/* if a waiter dies, so that nobody passes the gate, it is left to him */
+	close(seen.fd[1]);
+	for (i = 0; i < ATTACHES; i++) {
+		loop_attach(&self->lo, self->image, 0);
+		for (w = 0; w < waiters; w++)
+			gate_wait(&seen);
+		loop_detach(&self->lo);
+		for (w = 0; w < waiters; w++)
+			gate_wait(&seen);
+	}
+	for (w = 0; w < waiters; w++) {
+		EXPECT_EQ(0, child_status(pid[w]));
+	}
+}
+
+/*
+ * What the documentation tells a program to do: attach, read the number, and
+ * look at the disk until it has another one.
+ */
+TEST_F(waiting, r11_the_end_of_a_medium_is_seen_without_any_event)
+{
+	struct gate ready;
+	uint64_t mine;
+	pid_t pid;
+
+	gate_create(&ready);
+	loop_attach(&self->lo, self->image, 0);
+	mine = diskseq(self->lo.fd);
+	pid = spawn();
+	if (!pid) {
+		uint64_t now;
+
+		gate_pass(&ready);
+		while ((now = diskseq_read(self->sysfs)) <= mine)
+			if (!diskseq_wait(self->sysfs, LIMIT_MS))
+				_exit(2);
+		_exit(now == mine + 1 ? 0 : 1);
+	}
+	gate_wait(&ready);
+	loop_detach(&self->lo);
+	EXPECT_EQ(0, child_status(pid));
+}
+
+TEST_HARNESS_MAIN

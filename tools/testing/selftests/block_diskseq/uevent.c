@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The kernel's uevents of block devices, as they arrive at a netlink socket.
+ *
+ * The socket's buffer is large, and losing an event (ENOBUFS) ends the test. To
+ * know that nothing more comes, a synthetic event of a device that has nothing
+ * to do with disks is triggered and waited for: what the kernel has raised
+ * before it has arrived then.
+ */
+#include <poll.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <linux/netlink.h>
+
+#include "diskseq.h"
+
+#define RECEIVE_BUFFER		(256 << 20)
+#define MARKER			"/sys/devices/virtual/mem/null/uevent"
+
+/* All events of block devices, or of @disk and its partitions. */
+void monitor_open(struct monitor *mon, const char *disk)
+{
+	struct sockaddr_nl addr = { .nl_family = AF_NETLINK, .nl_groups = 1 };
+	int size = RECEIVE_BUFFER;
+
+	snprintf(mon->disk, sizeof(mon->disk), "%s", disk ?: "");
+	mon->fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC,
+			 NETLINK_KOBJECT_UEVENT);
+	if (mon->fd < 0 ||
+	    setsockopt(mon->fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof(size)) ||
+	    bind(mon->fd, (struct sockaddr *)&addr, sizeof(addr)))
+		die("uevent socket: %s", strerror(errno));
+}
+
+void monitor_close(struct monitor *mon)
+{
+	close(mon->fd);
+}
+
+static const char *value(const char *pair, const char *key)
+{
+	size_t len = strlen(key);
+
+	return strncmp(pair, key, len) || pair[len] != '=' ? NULL :
+	       pair + len + 1;
+}
+
+static void parse_pair(struct uevent *ev, const char *pair)
+{
+	const char *v;
+
+	v = value(pair, "ACTION");
+	if (v)
+		snprintf(ev->action, sizeof(ev->action), "%s", v);
+	v = value(pair, "DISKSEQ");
+	if (v) {
+		if (ev->has_diskseq)
+			die("an event with two DISKSEQ");
+		ev->has_diskseq = true;
+		ev->diskseq = strtoull(v, NULL, 10);
+	}
+	v = value(pair, "PARTN");
+	if (v)
+		ev->partno = atoi(v);
+	v = value(pair, "PARTNAME");
+	if (v)
+		snprintf(ev->partname, sizeof(ev->partname), "%s", v);
+	v = value(pair, "SEQNUM");
+	if (v)
+		ev->seqnum = strtoull(v, NULL, 10);
+	v = value(pair, "DISK_MEDIA_CHANGE");
+	if (v)
+		ev->media_change = !strcmp(v, "1");
+	v = value(pair, "RESIZE");
+	if (v)
+		ev->resize = true;
+	v = value(pair, "DISK_RO");
+	if (v)
+		ev->ro = true;
+	v = value(pair, "DISK_EJECT_REQUEST");
+	if (v)
+		ev->eject = true;
+	v = value(pair, "SYNTH_UUID");
+	if (v)
+		ev->synthetic = true;
+}
+
+/* Is it one of a block device that @mon is about? */
+static bool parse(const struct monitor *mon, const char *buf, size_t len,
+		  struct uevent *ev)
+{
+	const char *devpath, *name, *pair, *end;
+	char *slash;
+
+	memset(ev, 0, sizeof(*ev));
+	devpath = strchr(buf, '@');
+	if (!devpath)
+		die("not a uevent: '%s'", buf);
+	/* .../block/loop700 or .../block/loop700/loop700p1 */
+	name = strstr(devpath, "/block/");
+	if (!name)
+		return false;
+	snprintf(ev->disk, sizeof(ev->disk), "%s", name + strlen("/block/"));
+	slash = strchr(ev->disk, '/');
+	if (slash)
+		*slash = '\0';
+	if (mon->disk[0] && strcmp(mon->disk, ev->disk))
+		return false;
+	for (pair = buf; pair < buf + len; pair = end + 1) {
+		end = pair + strlen(pair);
+		parse_pair(ev, pair);
+	}
+	return true;
+}
+
+/*
+ * Receive one message. Returns 0 if none came in time, 1 for an event of the
+ * monitor's, 2 for the event that carries @mark and -1 for any other.
+ */
+static int receive(struct monitor *mon, struct uevent *ev, const char *mark,
+		   int timeout_ms)
+{
+	struct pollfd pfd = { .fd = mon->fd, .events = POLLIN };
+	struct sockaddr_nl addr = { };
+	char buf[8192];
+	struct iovec iov = { .iov_base = buf, .iov_len = sizeof(buf) - 1 };
+	struct msghdr msg = {
+		.msg_name = &addr,
+		.msg_namelen = sizeof(addr),
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+	};
+	const char *pair;
+	ssize_t len;
+	int ret;
+
+	ret = poll(&pfd, 1, timeout_ms);
+	if (ret < 0 && errno != EINTR)
+		die("poll: %s", strerror(errno));
+	if (ret <= 0)
+		return ret;
+	len = recvmsg(mon->fd, &msg, 0);
+	if (len < 0 && errno == ENOBUFS)
+		die("the test lost events (ENOBUFS)");
+	if (len < 0 || (msg.msg_flags & MSG_TRUNC))
+		die("uevent socket: %s", strerror(errno));
+	if (addr.nl_pid)
+		return -1;
+	buf[len] = '\0';
+	if (mark)
+		for (pair = buf; pair < buf + len; pair += strlen(pair) + 1)
+			if (!strncmp(pair, "SYNTH_UUID=", 11) &&
+			    !strcmp(pair + 11, mark))
+				return 2;
+	return parse(mon, buf, len, ev) ? 1 : -1;
+}
+
+/* The next event of the monitor's; false if none comes within @timeout_ms. */
+bool monitor_next(struct monitor *mon, struct uevent *ev, int timeout_ms)
+{
+	int64_t end = now_ms() + timeout_ms, left;
+	int ret;
+
+	do {
+		left = end - now_ms();
+		ret = receive(mon, ev, NULL, left > 0 ? left : 0);
+	} while (ret < 0 || (!ret && left > 0));
+	return ret == 1;
+}
+
+/* A name for the end of what will have been raised by then. */
+const char *mark_new(void)
+{
+	static char uuid[40];
+	static unsigned int count;
+
+	snprintf(uuid, sizeof(uuid), "%08x-0000-4000-8000-%012x",
+		 (unsigned int)getpid(), ++count);
+	return uuid;
+}
+
+void mark_raise(const char *mark)
+{
+	char buf[64];
+	int fd, len = snprintf(buf, sizeof(buf), "change %s", mark);
+
+	fd = open(MARKER, O_WRONLY | O_CLOEXEC);
+	if (fd < 0 || write(fd, buf, len) != len)
+		die(MARKER ": %s", strerror(errno));
+	close(fd);
+}
+
+/* Mark the end of what has been raised up to now. */
+const char *mark_now(void)
+{
+	const char *mark = mark_new();
+
+	mark_raise(mark);
+	return mark;
+}
+
+/* The next event before @mark, or false. */
+bool monitor_next_before(struct monitor *mon, struct uevent *ev, const char *mark)
+{
+	int64_t end = now_ms() + LIMIT_MS;
+	int ret;
+
+	do {
+		ret = receive(mon, ev, mark, 1000);
+		if (now_ms() > end)
+			die("the uevent that marks the end did not come");
+	} while (ret <= 0);
+	return ret == 1;
+}
+
+/* Wait for an event of a disk with a number greater than @above, before @mark. */
+bool monitor_next_number(struct monitor *mon, struct uevent *ev, uint64_t above,
+			 const char *mark)
+{
+	while (monitor_next_before(mon, ev, mark))
+		if (!ev->partno && ev->diskseq > above)
+			return true;
+	return false;
+}
+
+/* Forget what has come so far. Returns how many events that were. */
+size_t monitor_drop(struct monitor *mon)
+{
+	const char *mark = mark_now();
+	struct uevent ev;
+	size_t count = 0;
+
+	while (monitor_next_before(mon, &ev, mark))
+		count++;
+	return count;
+}
+
+/* A synthetic uevent of a disk or a partition. */
+void trigger(const char *dev, const char *action)
+{
+	char path[64];
+	int fd;
+
+	snprintf(path, sizeof(path), "/sys/class/block/%s/uevent", dev);
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0 || write(fd, action, strlen(action)) != (ssize_t)strlen(action))
+		die("%s: %s", path, strerror(errno));
+	close(fd);
+}
+
+void script_add(struct script *s, const char *fmt, ...)
+{
+	va_list args;
+	int len;
+
+	if (s->len)
+		s->len += snprintf(s->text + s->len, sizeof(s->text) - s->len, ", ");
+	va_start(args, fmt);
+	len = vsnprintf(s->text + s->len, sizeof(s->text) - s->len, fmt, args);
+	va_end(args);
+	s->len += len;
+	if (s->len + 3 > sizeof(s->text))
+		die("more events than a script takes");
+}
+
+/* Is it what the last entry tells, of the partition that follows? */
+static bool continues(const struct script *s, const struct uevent *ev)
+{
+	const struct uevent *last = &s->event;
+
+	return s->last && ev->partno == s->last + 1 &&
+	       !strcmp(ev->action, last->action) &&
+	       ev->has_diskseq == last->has_diskseq &&
+	       ev->diskseq == last->diskseq &&
+	       ev->media_change == last->media_change &&
+	       ev->resize == last->resize && ev->eject == last->eject &&
+	       ev->ro == last->ro && ev->synthetic == last->synthetic;
+}
+
+/*
+ * The number is told relative to @base, with what kind of change the event says
+ * to be.
+ */
+void script_event(struct script *s, const struct uevent *ev, uint64_t base)
+{
+	char what[24] = "disk", number[24] = "?";
+
+	if (continues(s, ev)) {
+		s->len = s->entry;
+		snprintf(what, sizeof(what), "p%d-%d", s->first, ev->partno);
+	} else if (ev->partno) {
+		s->first = ev->partno;
+		snprintf(what, sizeof(what), "p%d", ev->partno);
+	}
+	s->event = *ev;
+	s->last = ev->partno;
+	s->entry = s->len;
+	if (ev->has_diskseq)
+		snprintf(number, sizeof(number), "%+lld",
+			 (long long)(ev->diskseq - base));
+	script_add(s, "%s %s %s%s%s%s%s", ev->action, what, number,
+		   ev->media_change ? " media" : ev->resize ? " resize" : "",
+		   ev->eject ? " eject" : "", ev->ro ? " ro" : "",
+		   ev->synthetic ? " synthetic" : "");
+}
+
+/* The same @action for the partitions 1 to @count. */
+void script_parts(struct script *s, const char *action, int count, int relative)
+{
+	if (count == 1)
+		script_add(s, "%s p1 %+d", action, relative);
+	else if (count)
+		script_add(s, "%s p1-%d %+d", action, count, relative);
+}
+
+static const char *collect(struct monitor *mon, uint64_t base, bool disks)
+{
+	static struct script s;
+	const char *mark = mark_now();
+	struct uevent ev;
+
+	memset(&s, 0, sizeof(s));
+	while (monitor_next_before(mon, &ev, mark))
+		if (disks || ev.partno)
+			script_event(&s, &ev, base);
+	return s.text;
+}
+
+/* All events of the monitor's up to now, as text. */
+const char *events(struct monitor *mon, uint64_t base)
+{
+	return collect(mon, base, true);
+}
+
+/* The same for those of partitions alone. */
+const char *part_events(struct monitor *mon, uint64_t base)
+{
+	return collect(mon, base, false);
+}
