@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: GPL-2.0
+# One number per medium: builds, boots and proves the diskseq series. "make help" lists the ways in.
+
+BASE ?= 5.10
+# Set by the caller, if at all:
+STOCK ?=
+SANITIZE ?=
+LINUX ?=
+ACCEL ?= tcg
+STORM ?= 10000
+FORCE ?=
+# Debian's suites with the kernels that compare is about: 6.1, 6.12 and 7.2
+COMPARE := bookworm trixie sid
+export ACCEL FORCE
+
+ifeq ($(wildcard bases/$(BASE).mk),)
+$(error BASE=$(BASE) is not known; choose one of: $(sort $(patsubst bases/%.mk,%,$(wildcard bases/*.mk))))
+endif
+include bases/$(BASE).mk
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.SUFFIXES:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+SERIES := build/$(BASE)
+PRISTINE := build/$(BASE)-stock
+SANITIZED := build/$(BASE)-sanitizer
+PATCHES := patches/$(BASE)
+START := $(shell date +%s)
+
+# The kernel that the caller means.
+KERNEL := $(if $(STOCK),$(PRISTINE),$(if $(SANITIZE),$(SANITIZED),$(SERIES)))
+
+##@ run      the main job: the story on real loop devices, without and with the series
+.PHONY: run
+run: $(SERIES)/bzImage build/vm/story.img build/prebuilt/$(DEB_SUITE)/version
+	@scripts/run $(START) build/vm/story.img build/prebuilt/$(DEB_SUITE) $(SERIES)
+
+##@ test     everything that proves the series; ends with "N passed, N failed"
+.PHONY: test
+test: $(KERNEL)/bzImage $(SANITIZED)/bzImage $(SERIES)/tests.img build/prebuilt/$(DEB_SUITE)/version $(PRISTINE)/tree.id | packages-test
+	@STORM=$(STORM) scripts/test $(START) $(BASE) $(KERNEL) $(DEB_SUITE)
+
+##@ kernel   a bootable build/BASE/bzImage; STOCK=1: without the series; SANITIZE=1: with KASAN, lockdep, ...
+.PHONY: kernel
+kernel: $(KERNEL)/bzImage
+	@ls -l $<
+
+##@ tree     build/BASE/tree: a git tree of the base with the series on top, a commit a patch
+##@ refresh  takes the commits of build/BASE/tree back into patches/ and the files that they add
+##@ series   writes the series as mails for "git am" to build/BASE/series/, signed off by you
+.PHONY: tree refresh series
+tree: $(SERIES)/tree.id
+	@git -C $(SERIES)/tree log --oneline base..HEAD
+refresh: | packages
+	@scripts/refresh $(SERIES) $(PATCHES)
+series: $(SERIES)/tree.id
+	@scripts/series $(SERIES) $(PATCHES) $(SERIES)/series
+
+##@ shell    boots to a prompt, with util-linux and the tests at hand
+.PHONY: shell
+shell: $(KERNEL)/bzImage $(SERIES)/tests.img build/vm/shell.img
+	@vm/boot -k $< -i $(SERIES)/tests.img -i build/vm/shell.img -s
+
+##@ check    the part of test that boots nothing: checkpatch, warnings, sparse, git am, documentation
+.PHONY: check
+check: $(SERIES)/tree.id $(PRISTINE)/tree.id | packages-test
+	@scripts/check $(BASE) $(SERIES)/log/check.results
+
+##@ compare  the tests on Debian's kernels 6.1, 6.12 and 7.2, as a table rule by kernel
+.PHONY: compare
+compare: $(SERIES)/bzImage $(SERIES)/tests.img $(patsubst %,build/prebuilt/%/version,$(COMPARE))
+	@STORM=$(STORM) scripts/compare $(START) $(SERIES) $(COMPARE)
+
+##@ bisect   builds the kernel after each patch of the series, and boots it
+.PHONY: bisect
+bisect: $(SERIES)/tree.id $(SERIES)/tests.img
+	@scripts/bisect $(SERIES)/tree build/$(BASE)-bisect $(FILES) $(SERIES)/tests.img
+
+##@ clean    removes build/; downloads and compiled files stay in the user's cache directory
+##@ help     this list
+.PHONY: clean help
+clean:
+	rm -rf build
+help:
+	@echo "make TARGET [BASE=$(BASE)] [LINUX=DIR, your own kernel tree] [ACCEL=tcg|kvm] [STORM=$(STORM)]"
+	@sed -n 's/^##@ /  /p' Makefile
+
+# What the machine needs. Asked every time, since it takes no time.
+.PHONY: packages packages-test packages-shell
+packages:
+	@scripts/packages kernel
+packages-%:
+	@scripts/packages kernel $*
+
+# FORCE: the program behind the target sees by itself whether there is anything to do, and
+# leaves the target's time alone if not.
+.PHONY: FORCE
+$(SERIES)/origin: FORCE | packages
+	@scripts/origin $@ "$(LINUX)" $(DEB_PACKAGE) $(DEB_VERSION)
+$(SERIES)/source.deb: bases/$(BASE).mk | packages
+	@mkdir -p $(@D)
+	@scripts/source $@ $(DEB_SUITE) $(DEB_PACKAGE) $(DEB_VERSION) $(DEB_SHA256)
+$(SERIES)/base: $(SERIES)/origin $(if $(LINUX),,$(SERIES)/source.deb)
+	@scripts/base $(SERIES) $(or $(LINUX),$(SERIES)/source.deb) $@
+$(SERIES)/tree.id: FORCE $(SERIES)/base
+	@scripts/tree $(SERIES) $(PATCHES)
+$(PRISTINE)/tree.id: FORCE $(SERIES)/base
+	@scripts/tree $(PRISTINE) stock $(SERIES)
+
+$(SERIES)/bzImage $(SANITIZED)/bzImage: $(SERIES)/tree.id
+$(PRISTINE)/bzImage: $(PRISTINE)/tree.id
+$(SANITIZED)/bzImage: vm/configs/sanitizer.config
+%/bzImage: vm/configs/base.config scripts/kernel scripts/config
+	@scripts/kernel $(@D) $(patsubst %.id,%,$(filter %.id,$^)) $(FILES) $(sort $(filter %.config,$^))
+
+# Programs of the guest: static, since it has no libraries.
+TESTS := tools/testing/selftests/block_diskseq
+STATIC := gcc -std=gnu11 -O2 -Wall -Wextra -Wno-unused-parameter -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -static
+
+build/vm/init: vm/init.c | packages
+	@mkdir -p $(@D)
+	@$(STATIC) -o $@ $<
+build/vm/story: vm/story.c $(addprefix $(TESTS)/,disk.c image.c uevent.c diskseq.h) | packages
+	@mkdir -p $(@D)
+	@$(STATIC) -I$(TESTS) -o $@ $(filter %.c,$^)
+build/vm/story.img: build/vm/init build/vm/story scripts/initrd
+	@rm -rf $@.root && mkdir $@.root && cp $(filter build/%,$^) $@.root
+	@scripts/initrd $@.root $@
+build/vm/shell.img: build/vm/init scripts/shell scripts/initrd | packages-shell
+	@scripts/shell $< $@
+$(SERIES)/tests.img: FORCE $(SERIES)/tree.id build/vm/init
+	@scripts/tests $(SERIES)/tree build/vm/init $(SERIES)
+
+build/prebuilt/%/version: scripts/prebuilt | packages
+	@scripts/prebuilt $* $(@D)
