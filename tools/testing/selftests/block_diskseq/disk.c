@@ -488,7 +488,7 @@ void gate_wait(const struct gate *gate)
 	char c;
 
 	if (read(gate->fd[0], &c, 1) != 1)
-		die("pipe: %s", strerror(errno));
+		die("nobody is left who could open the gate");
 }
 
 /* What the child said by _exit(), or -1 if it died another way. */

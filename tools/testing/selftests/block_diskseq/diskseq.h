@@ -52,8 +52,8 @@
 #define TEST_TIMEOUT_DEFAULT	600
 
 #define SECTOR			512
-/* An image holds this many sectors, or a multiple of it. */
-#define IMAGE_SECTORS		2048
+/* An image has this many sectors, or a multiple of it. */
+#define IMAGE_SECTORS		512
 #define IMAGE_BYTES		(IMAGE_SECTORS * SECTOR)
 
 /*

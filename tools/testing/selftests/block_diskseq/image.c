@@ -19,7 +19,7 @@
 
 /* Partition n begins here and is PART_STRIDE sectors long, or a bit less. */
 #define PART_FIRST		64
-#define PART_STRIDE		8
+#define PART_STRIDE		2
 
 struct gpt_header {
 	char signature[8];

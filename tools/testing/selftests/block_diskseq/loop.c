@@ -932,7 +932,7 @@ static bool shows_medium(const struct loop *lo, int n)
 	if (n % 2)
 		shows = bytes == IMAGE_BYTES &&
 			sector_is(fd, 0, n % 4 == 1 ? 'a' : 'b', 0, NULL) &&
-			sector_is(fd, 2000, n % 4 == 1 ? 'a' : 'b', 2000, NULL);
+			sector_is(fd, 500, n % 4 == 1 ? 'a' : 'b', 500, NULL);
 	else
 		shows = !bytes;
 	close(fd);
@@ -992,7 +992,7 @@ TEST_F(watched, r8_every_medium_is_there_when_it_is_announced)
  * while media come and go. The event is about a medium, so that it carries no
  * number of the disk without one.
  */
-#define ATTACHES		100
+#define ATTACHES		50
 
 FIXTURE(capacity) {
 	struct loop lo;

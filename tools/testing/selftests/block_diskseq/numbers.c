@@ -5,7 +5,6 @@
  * many processes change and read disks at once (rule 4).
  */
 #include <dirent.h>
-#include <signal.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -13,7 +12,7 @@
 #include "diskseq.h"
 
 /* Operations that each of the processes that change a disk does. */
-#define CHANGES			100
+#define CHANGES			80
 #define CHANGERS		3
 /* Disks that each of the processes that make disks makes. */
 #define MADE			10
@@ -254,64 +253,60 @@ TEST_F(counter, r1_concurrent_disks_never_share_a_number)
 }
 
 /*
- * Several processes change the medium of one disk at once, each in its own way.
+ * Several processes change the medium of one disk at once, each in its own way,
+ * while others read its number. This is done once for all tests of a variant, by
+ * the first of them.
  */
-struct counts {
+struct result {
+	bool done;
+	uint64_t changes;	/* that were not refused */
+	uint64_t numbers;	/* that were taken */
+	uint64_t last;		/* that the disk has in the end */
+	uint64_t backward;	/* readings below an earlier one */
+	uint64_t torn;		/* readings of what was never given */
+	uint64_t announced;
+	uint64_t not_next;	/* announcements that are not of the next number */
+	uint64_t part_events;
+	uint64_t other_medium;	/* partition events with a wrong number */
+	uint64_t out_of_order;	/* partitions not around the announcement */
+	/* by who measures it */
+	uint64_t before;
 	int stop;
-	uint64_t changes[CHANGERS];
-	uint64_t readings;
-	uint64_t backward;
-	uint64_t above;
+	uint64_t reading[3];	/* by each way */
 };
 
+static struct result *results;
+
+static void __attribute__((constructor)) results_alloc(void)
+{
+	results = shared_memory(2 * sizeof(*results));
+}
+
 FIXTURE(one_disk) {
-	struct loop lo;
-	struct monitor mon;
-	int image[2];
-	uint64_t before;
-	struct counts *shared;
+	struct result *result;
 };
 
 FIXTURE_VARIANT(one_disk) {
+	int run;
 	unsigned int flags;
 	enum table table;
 };
 
 FIXTURE_VARIANT_ADD(one_disk, plain) {
+	.run = 0,
 	.flags = LO_FLAGS_READ_ONLY,
+	.table = TABLE_NONE,
 };
 
 FIXTURE_VARIANT_ADD(one_disk, partscan) {
+	.run = 1,
 	.flags = LO_FLAGS_READ_ONLY | LO_FLAGS_PARTSCAN,
 	.table = TABLE_GPT,
 };
 
-FIXTURE_SETUP(one_disk)
+static void count(uint64_t *counter)
 {
-	const char *missing = diskseq_missing();
-	int i;
-
-	if (missing)
-		SKIP_SETUP("%s", missing);
-	loop_create(&self->lo);
-	for (i = 0; i < 2; i++) {
-		self->image[i] = image_create('a' + i, 2);
-		image_table(self->image[i], 0, variant->table, 2, "part");
-		image_table(self->image[i], IMAGE_SECTORS, variant->table, 2,
-			    "part");
-	}
-	loop_attach(&self->lo, self->image[0], variant->flags);
-	self->before = diskseq(self->lo.fd);
-	self->shared = shared_memory(sizeof(*self->shared));
-	monitor_open(&self->mon, self->lo.name);
-}
-
-FIXTURE_TEARDOWN(one_disk)
-{
-	monitor_close(&self->mon);
-	loop_destroy(&self->lo);
-	close(self->image[0]);
-	close(self->image[1]);
+	__atomic_fetch_add(counter, 1, __ATOMIC_RELAXED);
 }
 
 /* One process gives it another file, the others another offset. */
@@ -331,7 +326,8 @@ static int change(const struct loop *lo, const int image[2], int process, int n)
 	return ioctl(lo->fd, LOOP_SET_STATUS64, &info);
 }
 
-static pid_t start_changer(FIXTURE_DATA(one_disk) *self, int process)
+static pid_t start_changer(struct result *result, const struct loop *lo,
+			   const int image[2], int process)
 {
 	pid_t pid = spawn();
 	int n;
@@ -343,8 +339,8 @@ static pid_t start_changer(FIXTURE_DATA(one_disk) *self, int process)
 		 * Refused while the others have pages in the cache (EAGAIN) or
 		 * sizes differ for a moment (EINVAL).
 		 */
-		if (!change(&self->lo, self->image, process, n))
-			self->shared->changes[process]++;
+		if (!change(lo, image, process, n))
+			count(&result->changes);
 		else if (errno != EAGAIN && errno != EINVAL)
 			die("change: %s", strerror(errno));
 	}
@@ -365,122 +361,170 @@ static uint64_t reading(const struct loop *lo, enum reading how)
 	}
 }
 
-static void add(uint64_t *count)
+static pid_t start_reader(struct result *result, const struct loop *lo,
+			  enum reading how)
 {
-	__atomic_fetch_add(count, 1, __ATOMIC_RELAXED);
-}
-
-static pid_t start_reader(FIXTURE_DATA(one_disk) *self, enum reading how)
-{
+	uint64_t number, last = result->before;
 	pid_t pid = spawn();
-	uint64_t number, last = self->before;
 
 	if (pid)
 		return pid;
-	while (!__atomic_load_n(&self->shared->stop, __ATOMIC_RELAXED)) {
-		number = reading(&self->lo, how);
+	while (!__atomic_load_n(&result->stop, __ATOMIC_RELAXED)) {
+		number = reading(lo, how);
 		if (number < last)
-			add(&self->shared->backward);
+			count(&result->backward);
 		/* torn, it would be far from all that were given */
-		if (number > self->before + CHANGERS * CHANGES)
-			add(&self->shared->above);
-		add(&self->shared->readings);
+		if (number > result->before + CHANGERS * CHANGES)
+			count(&result->torn);
+		count(&result->reading[how]);
 		last = number;
 	}
 	_exit(0);
 }
 
-static uint64_t change_and_read(FIXTURE_DATA(one_disk) *self,
-				struct __test_metadata *_metadata)
+static void check_part_event(struct result *result, const struct uevent *ev,
+			     uint64_t current, uint64_t number[3])
+{
+	count(&result->part_events);
+	if (ev->partno > 2)
+		die("a partition that is not in the table");
+	if (!strcmp(ev->action, "add")) {
+		if (number[ev->partno] || ev->diskseq != current)
+			count(&result->out_of_order);
+		number[ev->partno] = ev->diskseq;
+	} else {
+		if (ev->diskseq != number[ev->partno])
+			count(&result->other_medium);
+		number[ev->partno] = 0;
+	}
+}
+
+static void check_events(struct result *result, struct monitor *mon, bool parts,
+			 const char *mark)
+{
+	uint64_t number[3] = { 0 }, current = result->before;
+	uint64_t last = result->before;
+	struct uevent ev;
+
+	if (parts) {
+		number[1] = current;
+		number[2] = current;
+	}
+	while (monitor_next_before(mon, &ev, mark)) {
+		if (ev.partno) {
+			check_part_event(result, &ev, current, number);
+			continue;
+		}
+		if (ev.diskseq > current) {
+			current = ev.diskseq;
+			if (number[1] || number[2])
+				count(&result->out_of_order);
+		}
+		if (!ev.media_change)
+			continue;
+		count(&result->announced);
+		if (ev.diskseq != last + 1)
+			count(&result->not_next);
+		last = ev.diskseq;
+	}
+}
+
+static void change_and_read(struct result *result, unsigned int flags,
+			    enum table table)
 {
 	pid_t changer[CHANGERS], reader[READINGS];
-	uint64_t total = 0;
-	int i;
+	struct monitor mon;
+	struct loop lo;
+	int image[2], i;
+
+	loop_create(&lo);
+	for (i = 0; i < 2; i++) {
+		image[i] = image_create('a' + i, 2);
+		image_table(image[i], 0, table, 2, "part");
+		image_table(image[i], IMAGE_SECTORS, table, 2, "part");
+	}
+	loop_attach(&lo, image[0], flags);
+	memset(result, 0, sizeof(*result));
+	result->before = diskseq(lo.fd);
+	monitor_open(&mon, lo.name);
 
 	for (i = 0; i < READINGS; i++)
-		reader[i] = start_reader(self, i);
+		reader[i] = start_reader(result, &lo, i);
 	for (i = 0; i < CHANGERS; i++)
-		changer[i] = start_changer(self, i);
-	for (i = 0; i < CHANGERS; i++) {
-		EXPECT_EQ(0, child_status(changer[i]));
-		total += self->shared->changes[i];
-	}
-	__atomic_store_n(&self->shared->stop, 1, __ATOMIC_RELAXED);
-	for (i = 0; i < READINGS; i++) {
-		EXPECT_EQ(0, child_status(reader[i]));
-	}
-	return total;
+		changer[i] = start_changer(result, &lo, image, i);
+	for (i = 0; i < CHANGERS; i++)
+		if (child_status(changer[i]))
+			die("a process that changes the disk failed");
+	__atomic_store_n(&result->stop, 1, __ATOMIC_RELAXED);
+	for (i = 0; i < READINGS; i++)
+		if (child_status(reader[i]))
+			die("a process that reads the number failed");
+
+	result->last = diskseq(lo.fd);
+	result->numbers = next_number() - 1 - result->before;
+	check_events(result, &mon, table != TABLE_NONE, mark_now());
+
+	monitor_close(&mon);
+	loop_destroy(&lo);
+	close(image[0]);
+	close(image[1]);
+	result->done = true;
+}
+
+FIXTURE_SETUP(one_disk)
+{
+	const char *missing = diskseq_missing();
+
+	if (missing)
+		SKIP_SETUP("%s", missing);
+	self->result = &results[variant->run];
+	if (!self->result->done)
+		change_and_read(self->result, variant->flags, variant->table);
+}
+
+FIXTURE_TEARDOWN(one_disk)
+{
 }
 
 TEST_F(one_disk, r4_readers_never_see_it_go_down_or_torn)
 {
-	uint64_t total = change_and_read(self, _metadata);
+	int i;
 
-	EXPECT_LT(0ULL, total);
-	EXPECT_LT(0ULL, self->shared->readings);
-	EXPECT_EQ(0ULL, self->shared->backward);
-	EXPECT_EQ(0ULL, self->shared->above);
+	for (i = 0; i < READINGS; i++) {
+		EXPECT_LT(0ULL, self->result->reading[i]);
+	}
+	EXPECT_EQ(0ULL, self->result->backward);
+	EXPECT_EQ(0ULL, self->result->torn);
 }
 
 TEST_F(one_disk, r4_greatest_number_stays)
 {
-	uint64_t total = change_and_read(self, _metadata);
+	EXPECT_LT(0ULL, self->result->numbers);
+	EXPECT_EQ(self->result->before + self->result->numbers,
+		  self->result->last);
+}
 
-	/* no more numbers than changes, and this disk has the last one */
-	EXPECT_GE(self->before + total, diskseq(self->lo.fd));
-	EXPECT_EQ(next_number(), diskseq(self->lo.fd) + 1);
+TEST_F(one_disk, r3_refused_change_takes_no_number)
+{
+	/* one that sets the same offset again takes none either */
+	EXPECT_GE(self->result->changes, self->result->numbers);
 }
 
 TEST_F(one_disk, r7_concurrent_changes_are_announced_one_by_one_in_order)
 {
-	const char *mark = mark_new();
-	uint64_t last = self->before;
-	struct uevent ev;
-
-	change_and_read(self, _metadata);
-	mark_raise(mark);
-	while (monitor_next_before(&self->mon, &ev, mark)) {
-		if (ev.partno || !ev.media_change)
-			continue;
-		EXPECT_EQ(last + 1, ev.diskseq);
-		last = ev.diskseq;
-	}
-	EXPECT_EQ(last, diskseq(self->lo.fd));
+	EXPECT_EQ(self->result->numbers, self->result->announced);
+	EXPECT_EQ(0ULL, self->result->not_next);
 }
 
 TEST_F(one_disk, r6_concurrent_changes_leave_each_partition_its_number)
 {
-	const char *mark = mark_new();
-	uint64_t current = self->before, number[3] = { 0 };
-	struct uevent ev;
+	EXPECT_EQ(variant->table != TABLE_NONE, !!self->result->part_events);
+	EXPECT_EQ(0ULL, self->result->other_medium);
+}
 
-	if (variant->table != TABLE_NONE) {
-		number[1] = self->before;
-		number[2] = self->before;
-	}
-	change_and_read(self, _metadata);
-	mark_raise(mark);
-	while (monitor_next_before(&self->mon, &ev, mark)) {
-		if (!ev.partno) {
-			current = ev.diskseq;
-			if (!ev.media_change)
-				continue;
-			/* rule 9: they have gone before */
-			EXPECT_EQ(0ULL, number[1]);
-			EXPECT_EQ(0ULL, number[2]);
-			continue;
-		}
-		ASSERT_GE(2, ev.partno);
-		if (!strcmp(ev.action, "add")) {
-			EXPECT_EQ(0ULL, number[ev.partno]);
-			EXPECT_EQ(current, ev.diskseq);
-			number[ev.partno] = ev.diskseq;
-		} else {
-			EXPECT_STREQ("remove", ev.action);
-			EXPECT_EQ(number[ev.partno], ev.diskseq);
-			number[ev.partno] = 0;
-		}
-	}
+TEST_F(one_disk, r9_concurrent_changes_keep_the_order)
+{
+	EXPECT_EQ(0ULL, self->result->out_of_order);
 }
 
 TEST_HARNESS_MAIN

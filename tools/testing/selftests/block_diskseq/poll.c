@@ -12,7 +12,7 @@
 #include "../kselftest_harness.h"
 #include "diskseq.h"
 
-#define ATTACHES		100
+#define ATTACHES		50
 
 FIXTURE(waiting) {
 	struct loop lo;

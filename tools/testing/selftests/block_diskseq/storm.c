@@ -6,7 +6,9 @@
  * held against what was attached: it must be about the medium whose number it
  * carries, and none may be missing.
  *
- * DISKSEQ_STORM in the environment is the number of media (default 1000).
+ * DISKSEQ_STORM in the environment is the number of media (default 1000). With
+ * programs that look at each disk as udev does it is a tenth, and in a 32-bit
+ * build on a 64-bit kernel a tenth of that.
  *
  * The storm is run once for all tests of a variant, by the first of them.
  */
@@ -14,7 +16,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/mman.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -456,6 +458,14 @@ static void collect(struct storm *s, const char *mark)
 		 ++s->events);
 }
 
+/* A 32-bit program on a 64-bit kernel? */
+static bool is_compat(void)
+{
+	struct utsname name;
+
+	return sizeof(long) == 4 && !uname(&name) && strstr(name.machine, "64");
+}
+
 static void storm_run(struct storm *s)
 {
 	const char *count = getenv("DISKSEQ_STORM");
@@ -464,12 +474,15 @@ static void storm_run(struct storm *s)
 	int i;
 
 	s->count = count ? atoi(count) : 1000;
+	if (!s->count)
+		die("DISKSEQ_STORM=%s: not a number of media", count);
 	/* with openers, partitions are in use; that is for other tests */
 	s->ways = s->openers ? 3 : 4;
 	if (s->openers)
-		s->count = (s->count + 4) / 5;
-	if (!s->count)
-		die("DISKSEQ_STORM=%s: not a number of media", count);
+		s->count = (s->count + 9) / 10;
+	/* the storm itself is that of the kernel's word size */
+	if (is_compat())
+		s->count = (s->count + 9) / 10;
 	for (i = 0; i < DISKS; i++) {
 		loop_create(&s->lo[i]);
 		loop_close(&s->lo[i]);
