@@ -416,7 +416,7 @@ int main(void)
 	start = now_ms();
 	recorder = uevent_socket(LARGE_BUFFER, SO_RCVBUFFORCE);
 
-	printf("Linux %s, %s the number\n\n", name.release,
+	printf("\nLinux %s, %s the number\n\n", name.release,
 	       diskseq_missing() ? "without" : "with");
 	if (diskseq_missing()) {
 		without_number();
