@@ -9,7 +9,6 @@
  * and for the "== done" at the end, so whatever goes wrong here only has to
  * stop this program.
  */
-#define _GNU_SOURCE
 #include <dirent.h>
 #include <err.h>
 #include <errno.h>
