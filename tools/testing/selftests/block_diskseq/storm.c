@@ -25,7 +25,7 @@
 
 #define DISKS			3
 #define ATTACHERS		5
-#define OPENERS			2
+#define OPENERS			4
 #define PARTS			4
 #define SECONDS			7200
 
@@ -210,32 +210,43 @@ static pid_t start_attacher(struct storm *s, unsigned int seed)
 	_exit(0);
 }
 
-/* As udev does: look at what there is an event for. */
-static pid_t start_opener(struct gate *ready)
+static void look(const char *disk, int partno)
 {
 	char path[48], buf[4096];
+	int fd;
+
+	if (partno)
+		snprintf(path, sizeof(path), "/dev/%sp%d", disk, partno);
+	else
+		snprintf(path, sizeof(path), "/dev/%s", disk);
+	fd = open(path, O_RDONLY | O_NONBLOCK);
+	if (fd < 0)
+		return;
+	if (read(fd, buf, sizeof(buf)) < 0 && errno != EIO)
+		die("%s: %s", path, strerror(errno));
+	close(fd);
+}
+
+/*
+ * As udev does: look at what there is an event for. Every other one looks for
+ * partitions without having heard of any, and so is often just too late.
+ */
+static pid_t start_opener(struct storm *s, unsigned int opener,
+			  struct gate *ready)
+{
+	unsigned int seed = opener;
+	pid_t pid = spawn();
 	struct monitor mon;
 	struct uevent ev;
-	pid_t pid = spawn();
-	int fd;
 
 	if (pid)
 		return pid;
 	monitor_open(&mon, NULL);
 	gate_pass(ready);
-	while (monitor_next(&mon, &ev, LIMIT_MS)) {
-		if (ev.partno)
-			snprintf(path, sizeof(path), "/dev/%sp%d", ev.disk,
-				 ev.partno);
-		else
-			snprintf(path, sizeof(path), "/dev/%s", ev.disk);
-		fd = open(path, O_RDONLY | O_NONBLOCK);
-		if (fd < 0)
-			continue;
-		if (read(fd, buf, sizeof(buf)) < 0 && errno != EIO)
-			die("%s: %s", path, strerror(errno));
-		close(fd);
-	}
+	while (opener % 2)
+		look(s->lo[rand_r(&seed) % DISKS].name, 1);
+	while (monitor_next(&mon, &ev, LIMIT_MS))
+		look(ev.disk, ev.partno);
 	_exit(1);
 }
 
@@ -250,7 +261,7 @@ static pid_t start_attachers(struct storm *s, const char *mark)
 		return pid;
 	gate_create(&ready);
 	for (i = 0; i < s->openers; i++) {
-		opener[i] = start_opener(&ready);
+		opener[i] = start_opener(s, i, &ready);
 		gate_wait(&ready);
 	}
 	for (i = 0; i < ATTACHERS; i++)
