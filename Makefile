@@ -20,7 +20,10 @@ include bases/$(BASE).mk
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+# What builds uses all processors by itself. What tests goes side by side: see test.
+ifndef SIDE_BY_SIDE
 .NOTPARALLEL:
+endif
 .SUFFIXES:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
@@ -28,6 +31,7 @@ SERIES := build/$(BASE)
 PRISTINE := build/$(BASE)-stock
 SANITIZED := build/$(BASE)-sanitizer
 PATCHES := patches/$(BASE)
+LOG := $(SERIES)/log
 START := $(shell date +%s)
 
 # The kernel that the caller means.
@@ -40,8 +44,25 @@ run: $(SERIES)/bzImage build/vm/story.img build/prebuilt/$(DEB_SUITE)/version
 
 ##@ test     everything that proves the series; ends with "N passed, N failed"
 .PHONY: test
-test: $(KERNEL)/bzImage $(SANITIZED)/bzImage $(SERIES)/tests.img build/prebuilt/$(DEB_SUITE)/version $(PRISTINE)/tree.id | packages-test
-	@STORM=$(STORM) scripts/test $(START) $(BASE) $(KERNEL) $(DEB_SUITE)
+RESULTS := $(patsubst %,$(LOG)/%.results,plain without sanitizer check)
+test: $(KERNEL)/bzImage $(SERIES)/tests.img build/prebuilt/$(DEB_SUITE)/version $(PRISTINE)/tree.id | packages-test
+	@rm -f $(RESULTS)
+	@EVERY=30 $(MAKE) -j2 SIDE_BY_SIDE=y NICE=nice $(RESULTS)
+	@scripts/verdict $(START) $(RESULTS)
+
+# Guests wait more than they compute, so they run beside what computes: the last kernel's
+# build, which lets them go first, and the checks.
+$(LOG)/plain.results: $(KERNEL)/bzImage $(SERIES)/tests.img
+	@scripts/boot-tests "tests on $(KERNEL)" $< $(basename $@) 1200 \
+		$(SERIES)/tests.list $(SERIES)/tests.img DISKSEQ_STORM=$(STORM)
+$(LOG)/without.results: build/prebuilt/$(DEB_SUITE)/version $(SERIES)/tests.img | $(LOG)/plain.results
+	@scripts/without "tests on Debian's $$(cat $<)" $(<D)/vmlinuz $(basename $@) 300 \
+		$(SERIES)/tests.list $(SERIES)/tests.img $(<D)/modules.img
+$(LOG)/sanitizer.results: $(SANITIZED)/bzImage $(SERIES)/tests.img | $(LOG)/without.results
+	@LOCKDEP=y scripts/boot-tests "tests on $(SANITIZED)" $< $(basename $@) 1800 \
+		$(SERIES)/tests.list $(SERIES)/tests.img DISKSEQ_STORM=$$(($(STORM) / 10))
+$(LOG)/check.results: FORCE $(SERIES)/tree.id $(PRISTINE)/tree.id | packages-test
+	@$(NICE) scripts/check $(BASE) $@
 
 ##@ kernel   a bootable build/BASE/bzImage; STOCK=1: without the series; SANITIZE=1: with KASAN, lockdep, ...
 .PHONY: kernel
@@ -66,8 +87,7 @@ shell: $(KERNEL)/bzImage $(SERIES)/tests.img build/vm/shell.img
 
 ##@ check    the part of test that boots nothing: checkpatch, warnings, sparse, git am, documentation
 .PHONY: check
-check: $(SERIES)/tree.id $(PRISTINE)/tree.id | packages-test
-	@scripts/check $(BASE) $(SERIES)/log/check.results
+check: $(LOG)/check.results
 
 ##@ compare  the tests on Debian's kernels 6.1, 6.12 and 7.2, as a table rule by kernel
 .PHONY: compare
@@ -92,7 +112,8 @@ help:
 .PHONY: packages packages-test packages-shell
 packages:
 	@scripts/packages kernel
-packages-%:
+# A static pattern, since make looks up no other kind for a phony target.
+packages-test packages-shell: packages-%:
 	@scripts/packages kernel $*
 
 # FORCE: the program behind the target sees by itself whether there is anything to do, and
@@ -114,7 +135,7 @@ $(SERIES)/bzImage $(SANITIZED)/bzImage: $(SERIES)/tree.id
 $(PRISTINE)/bzImage: $(PRISTINE)/tree.id
 $(SANITIZED)/bzImage: vm/configs/sanitizer.config
 %/bzImage: vm/configs/base.config scripts/kernel scripts/config
-	@scripts/kernel $(@D) $(patsubst %.id,%,$(filter %.id,$^)) $(FILES) $(sort $(filter %.config,$^))
+	@$(NICE) scripts/kernel $(@D) $(patsubst %.id,%,$(filter %.id,$^)) $(FILES) $(sort $(filter %.config,$^))
 
 # Programs of the guest: static, since it has no libraries.
 TESTS := tools/testing/selftests/block_diskseq
