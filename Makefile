@@ -92,7 +92,7 @@ check: $(LOG)/check.results
 ##@ compare  the tests on Debian's kernels 6.1, 6.12 and 7.2, as a table rule by kernel
 .PHONY: compare
 compare: $(SERIES)/bzImage $(SERIES)/tests.img $(patsubst %,build/prebuilt/%/version,$(COMPARE))
-	@STORM=$(STORM) scripts/compare $(START) $(SERIES) $(COMPARE)
+	@STORM=$$(($(STORM) / 10)) scripts/compare $(START) $(SERIES) $(COMPARE)
 
 ##@ bisect   builds the kernel after each patch of the series, and boots it
 .PHONY: bisect

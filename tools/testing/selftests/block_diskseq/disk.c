@@ -54,6 +54,13 @@ int64_t now_ms(void)
 	return ts.tv_sec * 1000LL + ts.tv_nsec / 1000000;
 }
 
+int limit_ms(void)
+{
+	const char *seconds = getenv("DISKSEQ_LIMIT");
+
+	return 1000 * (seconds ? atoi(seconds) : 60);
+}
+
 static int loop_control(void)
 {
 	if (control_fd < 0)
@@ -99,7 +106,7 @@ static void loop_names(struct loop *lo, int index)
 /* Others may still have the device open: who reacts to its events, for one. */
 static void remove_index(int index)
 {
-	int64_t end = now_ms() + LIMIT_MS;
+	int64_t end = now_ms() + limit_ms();
 
 	/* 5.10 returns the index, later kernels 0 */
 	while (ioctl(loop_control(), LOOP_CTL_REMOVE, index) < 0 && errno != ENODEV) {

@@ -948,7 +948,7 @@ static void watch(struct monitor *mon, const struct loop *lo, uint64_t number,
 	for (n = 1; n <= 2 * WATCHED; n++) {
 		number++;
 		do {
-			if (!monitor_next(mon, &ev, LIMIT_MS))
+			if (!monitor_next(mon, &ev, limit_ms()))
 				die("number +%d is not announced", n);
 		} while (ev.diskseq < number);
 		if (ev.diskseq != number || diskseq_sysfs(lo->name) != number ||
@@ -1038,7 +1038,7 @@ static pid_t start_setting_capacity(const struct loop *lo)
 
 TEST_F(capacity, r8_event_of_a_medium_carries_no_earlier_number)
 {
-	int64_t end = now_ms() + LIMIT_MS;
+	int64_t end = now_ms() + limit_ms();
 	uint64_t media[ATTACHES];
 	int i = 0, m, early = 0;
 	const char *mark;

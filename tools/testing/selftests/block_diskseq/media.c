@@ -78,7 +78,7 @@ static void read_line(int fd, char *line, size_t size)
 	size_t len = 0;
 
 	while (len < size - 1) {
-		if (poll(&pfd, 1, LIMIT_MS) != 1 || read(fd, line + len, 1) != 1)
+		if (poll(&pfd, 1, limit_ms()) != 1 || read(fd, line + len, 1) != 1)
 			die("QMP: no answer");
 		if (line[len] == '\n')
 			break;
@@ -153,7 +153,7 @@ static void set_polling(const char *msecs)
 /* A disc that has just been inserted needs a moment. */
 static void read_disc(char buf[SECTOR])
 {
-	int64_t end = now_ms() + LIMIT_MS;
+	int64_t end = now_ms() + limit_ms();
 	ssize_t len = 0;
 	int fd;
 

@@ -853,7 +853,7 @@ static pid_t start_opener(const struct loop *lo)
 	close(lo->fd);
 	monitor_open(&mon, lo->name);
 	gate_pass(&ready);
-	while (monitor_next(&mon, &ev, LIMIT_MS)) {
+	while (monitor_next(&mon, &ev, limit_ms())) {
 		snprintf(path, sizeof(path), "/dev/%s", ev.disk);
 		look(path);
 		if (ev.partno) {
@@ -872,7 +872,7 @@ static pid_t start_opener(const struct loop *lo)
 static uint64_t attach_when_free(const struct loop *lo, int image,
 				 unsigned int flags)
 {
-	int64_t end = now_ms() + LIMIT_MS;
+	int64_t end = now_ms() + limit_ms();
 	struct loop try = *lo;
 	uint64_t number;
 

@@ -135,7 +135,7 @@ static void wait_for_numbers(const struct loop *lo, const struct gate *ready,
 		die("not the number before");
 	gate_pass(ready);
 	while (count--) {
-		if (!diskseq_wait(sysfs, LIMIT_MS))
+		if (!diskseq_wait(sysfs, limit_ms()))
 			die("no end of the wait for number %llu",
 			    (unsigned long long)number + 1);
 		if (diskseq_read(sysfs) != ++number)
@@ -196,7 +196,7 @@ TEST_F(waiting, r11_the_end_of_a_medium_is_seen_without_any_event)
 
 		gate_pass(&ready);
 		while ((now = diskseq_read(self->sysfs)) <= mine)
-			if (!diskseq_wait(self->sysfs, LIMIT_MS))
+			if (!diskseq_wait(self->sysfs, limit_ms()))
 				_exit(2);
 		_exit(now == mine + 1 ? 0 : 1);
 	}

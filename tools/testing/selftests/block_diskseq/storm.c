@@ -245,7 +245,7 @@ static pid_t start_opener(struct storm *s, unsigned int opener,
 	gate_pass(ready);
 	while (opener % 2)
 		look(s->lo[rand_r(&seed) % DISKS].name, 1);
-	while (monitor_next(&mon, &ev, LIMIT_MS))
+	while (monitor_next(&mon, &ev, limit_ms()))
 		look(ev.disk, ev.partno);
 	_exit(1);
 }

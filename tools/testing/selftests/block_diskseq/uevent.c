@@ -207,7 +207,7 @@ const char *mark_now(void)
 /* The next event before @mark, or false. */
 bool monitor_next_before(struct monitor *mon, struct uevent *ev, const char *mark)
 {
-	int64_t end = now_ms() + LIMIT_MS;
+	int64_t end = now_ms() + limit_ms();
 	int ret;
 
 	do {
