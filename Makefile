@@ -16,6 +16,12 @@ export ACCEL FORCE
 ifeq ($(wildcard bases/$(BASE).mk),)
 $(error BASE=$(BASE) is not known; choose one of: $(sort $(patsubst bases/%.mk,%,$(wildcard bases/*.mk))))
 endif
+ifeq ($(filter tcg kvm,$(ACCEL)),)
+$(error ACCEL=$(ACCEL) is not known; use tcg or kvm)
+endif
+ifneq ($(shell expr '$(STORM)' : '[1-9][0-9][0-9][0-9]*$$'),$(shell expr length '$(STORM)'))
+$(error STORM=$(STORM): give a number of attaches, 100 or more)
+endif
 include bases/$(BASE).mk
 
 .DEFAULT_GOAL := help

@@ -337,6 +337,7 @@ TEST_F(partitions, r10_are_added_again_by_an_explicit_rescan_only)
 	struct disk *d = &self->d;
 	int added[129] = { 0 }, removed[129] = { 0 }, i;
 	int found = variant->m.finder == SCAN ? variant->m.count : 0;
+	int told = 0;
 	const char *mark;
 	struct uevent ev;
 
@@ -360,8 +361,10 @@ TEST_F(partitions, r10_are_added_again_by_an_explicit_rescan_only)
 	while (monitor_next_before(&d->mon, &ev, mark)) {
 		EXPECT_EQ(d->before + 1, ev.diskseq);
 		EXPECT_FALSE(ev.media_change);
-		if (!ev.partno)
+		if (!ev.partno) {
+			told++;
 			continue;
+		}
 		ASSERT_GE(variant->m.count, ev.partno);
 		if (!strcmp(ev.action, "add"))
 			added[ev.partno]++;
@@ -372,6 +375,9 @@ TEST_F(partitions, r10_are_added_again_by_an_explicit_rescan_only)
 		EXPECT_EQ(1, removed[i]);
 		EXPECT_EQ(i <= found, added[i]);
 	}
+	/* it is no new medium, but the table may have changed */
+	if (found)
+		EXPECT_EQ(1, told);
 }
 
 TEST_F(partitions, r10_are_added_once_when_scanning_is_enabled_later)
