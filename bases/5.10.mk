@@ -8,4 +8,4 @@ DEB_VERSION := 5.10.262-1
 DEB_SHA256 := 4f01148344ca9e5c1c9743ab4a084cf61c437548f803443ccc044602278b52bc
 
 # About how many files a kernel build compiles, for the progress line.
-FILES := 1090
+FILES := 1265
