@@ -56,8 +56,8 @@ test: $(KERNEL)/bzImage $(SERIES)/tests.img build/prebuilt/$(DEB_SUITE)/version 
 	@EVERY=30 $(MAKE) -j2 SIDE_BY_SIDE=y NICE=nice $(RESULTS)
 	@scripts/verdict $(START) $(RESULTS)
 
-# Guests wait more than they compute, so they run beside what computes: the last kernel's
-# build, which lets them go first, and the checks.
+# Guests wait more than they compute, so they run beside what computes, which lets them go
+# first: the last kernel's build, then the checks.
 $(LOG)/plain.results: $(KERNEL)/bzImage $(SERIES)/tests.img
 	@scripts/boot-tests "tests on $(KERNEL)" $< $(basename $@) 1200 \
 		$(SERIES)/tests.list $(SERIES)/tests.img DISKSEQ_STORM=$(STORM)
@@ -67,7 +67,7 @@ $(LOG)/without.results: build/prebuilt/$(DEB_SUITE)/version $(SERIES)/tests.img 
 $(LOG)/sanitizer.results: $(SANITIZED)/bzImage $(SERIES)/tests.img | $(LOG)/without.results
 	@LOCKDEP=y scripts/boot-tests "tests on $(SANITIZED)" $< $(basename $@) 1800 \
 		$(SERIES)/tests.list $(SERIES)/tests.img DISKSEQ_STORM=$$(($(STORM) / 10))
-$(LOG)/check.results: FORCE $(SERIES)/tree.id $(PRISTINE)/tree.id | packages-test
+$(LOG)/check.results: FORCE $(SERIES)/tree.id $(PRISTINE)/tree.id | packages-test $(if $(SIDE_BY_SIDE),$(SANITIZED)/bzImage)
 	@$(NICE) scripts/check $(BASE) $@
 
 ##@ kernel   a bootable build/BASE/bzImage; STOCK=1: without the series; SANITIZE=1: with KASAN, lockdep, ...
