@@ -50,8 +50,8 @@ run: $(SERIES)/bzImage build/vm/story.img build/prebuilt/$(DEB_SUITE)/version
 
 ##@ test     everything that proves the series; ends with "N passed, N failed"
 .PHONY: test
-RESULTS := $(patsubst %,$(LOG)/%.results,plain without sanitizer check)
-test: $(KERNEL)/bzImage $(SERIES)/tests.img build/prebuilt/$(DEB_SUITE)/version $(PRISTINE)/tree.id | packages-test
+RESULTS := $(patsubst %,$(LOG)/%.results,plain without told sanitizer check)
+test: $(KERNEL)/bzImage $(SERIES)/tests.img build/vm/story.img build/prebuilt/$(DEB_SUITE)/version $(PRISTINE)/tree.id | packages-test
 	@rm -f $(RESULTS)
 	@EVERY=30 $(MAKE) -j2 SIDE_BY_SIDE=y NICE=nice $(RESULTS)
 	@scripts/verdict $(START) $(RESULTS)
@@ -64,7 +64,9 @@ $(LOG)/plain.results: $(KERNEL)/bzImage $(SERIES)/tests.img
 $(LOG)/without.results: build/prebuilt/$(DEB_SUITE)/version $(SERIES)/tests.img | $(LOG)/plain.results
 	@scripts/without "tests on Debian's $$(cat $<)" $(<D)/vmlinuz $(basename $@) 300 \
 		$(SERIES)/tests.list $(SERIES)/tests.img $(<D)/modules.img
-$(LOG)/sanitizer.results: $(SANITIZED)/bzImage $(SERIES)/tests.img | $(LOG)/without.results
+$(LOG)/told.results: build/vm/story.img build/prebuilt/$(DEB_SUITE)/version $(SERIES)/bzImage | $(LOG)/without.results
+	@scripts/told $(basename $@) $(START) $< build/prebuilt/$(DEB_SUITE) $(SERIES)
+$(LOG)/sanitizer.results: $(SANITIZED)/bzImage $(SERIES)/tests.img | $(LOG)/told.results
 	@LOCKDEP=y scripts/boot-tests "tests on $(SANITIZED)" $< $(basename $@) 1800 \
 		$(SERIES)/tests.list $(SERIES)/tests.img DISKSEQ_STORM=$$(($(STORM) / 10))
 $(LOG)/check.results: FORCE $(SERIES)/tree.id $(PRISTINE)/tree.id | packages-test $(if $(SIDE_BY_SIDE),$(SANITIZED)/bzImage)

@@ -392,7 +392,7 @@ static void with_number_and_losses(void)
 
 	before = recorded;
 	elsewhere(retake_often);
-	if (poll(&pfd, 1, LIMIT_MS) != 1 || !(pfd.revents & POLLPRI))
+	if (poll(&pfd, 1, limit_ms()) != 1 || !(pfd.revents & POLLPRI))
 		all_right = false;
 	now = diskseq_read(sysfs);
 	remark("poll() on the sysfs file returns: it says %llu now", (unsigned long long)now);
