@@ -19,7 +19,7 @@ endif
 ifeq ($(filter tcg kvm,$(ACCEL)),)
 $(error ACCEL=$(ACCEL) is not known; use tcg or kvm)
 endif
-ifneq ($(shell expr '$(STORM)' : '[1-9][0-9][0-9][0-9]*$$'),$(shell expr length '$(STORM)'))
+ifeq ($(shell expr 'x$(STORM)' : 'x[1-9][0-9][0-9][0-9]*$$'),0)
 $(error STORM=$(STORM): give a number of attaches, 100 or more)
 endif
 include bases/$(BASE).mk
