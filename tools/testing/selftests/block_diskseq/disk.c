@@ -30,6 +30,7 @@
 
 #define NOBODY			65534
 
+static void (*at_abort)(void);
 static int control_fd = -1;
 static int owned[MAX_LOOPS];
 static int nr_owned;
@@ -131,6 +132,9 @@ static void clean_up(int sig)
 	for (i = 3; i < 1024; i++)
 		close(i);
 	control_fd = -1;
+	/* what is on top of the loop devices */
+	if (at_abort)
+		at_abort();
 	/* the last device added may be on top of another one */
 	while (nr_owned--) {
 		loop_names(&lo, owned[nr_owned]);
@@ -142,6 +146,13 @@ static void clean_up(int sig)
 		remove_index(lo.index);
 	}
 	signal(sig, SIG_DFL);
+}
+
+/* @fn takes away what the test has made besides loop devices. */
+void clean_up_by(void (*fn)(void))
+{
+	at_abort = fn;
+	signal(SIGABRT, clean_up);
 }
 
 static int add_index(void)
@@ -204,25 +215,77 @@ void loop_close(struct loop *lo)
 	lo->fd = -1;
 }
 
-int loop_open(const struct loop *lo, int flags)
-{
-	int fd = open(lo->path, flags | O_CLOEXEC);
-
-	if (fd < 0)
-		die("%s: %s", lo->path, strerror(errno));
-	return fd;
-}
-
-int loop_open_part(const struct loop *lo, int partno, int flags)
+/* Any disk by its name, or one of its partitions. */
+int disk_open(const char *disk, int partno, int flags)
 {
 	char path[48];
 	int fd;
 
-	snprintf(path, sizeof(path), "%sp%d", lo->path, partno);
+	if (partno)
+		snprintf(path, sizeof(path), "/dev/%sp%d", disk, partno);
+	else
+		snprintf(path, sizeof(path), "/dev/%s", disk);
 	fd = open(path, flags | O_CLOEXEC);
 	if (fd < 0)
 		die("%s: %s", path, strerror(errno));
 	return fd;
+}
+
+uint64_t disk_bytes(int fd)
+{
+	uint64_t bytes;
+
+	if (ioctl(fd, BLKGETSIZE64, &bytes))
+		die("BLKGETSIZE64: %s", strerror(errno));
+	return bytes;
+}
+
+bool disk_exists(const char *disk)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/sys/block/%s", disk);
+	return !access(path, F_OK);
+}
+
+int disk_count_parts(const char *disk)
+{
+	char path[64];
+	struct dirent *entry;
+	int count = 0;
+	DIR *dir;
+
+	snprintf(path, sizeof(path), "/sys/block/%s", disk);
+	dir = opendir(path);
+	if (!dir)
+		die("%s: %s", path, strerror(errno));
+	while ((entry = readdir(dir)))
+		if (!strncmp(entry->d_name, disk, strlen(disk)))
+			count++;
+	closedir(dir);
+	return count;
+}
+
+/* Write to a file of sysfs, say. Returns the errno, or 0. */
+int file_write(const char *path, const char *value)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC), err;
+
+	if (fd < 0)
+		return errno;
+	err = write(fd, value, strlen(value)) < 0 ? errno : 0;
+	close(fd);
+	return err;
+}
+
+int loop_open(const struct loop *lo, int flags)
+{
+	return disk_open(lo->name, 0, flags);
+}
+
+int loop_open_part(const struct loop *lo, int partno, int flags)
+{
+	return disk_open(lo->name, partno, flags);
 }
 
 bool loop_has_part(const struct loop *lo, int partno)
@@ -236,20 +299,7 @@ bool loop_has_part(const struct loop *lo, int partno)
 
 int loop_count_parts(const struct loop *lo)
 {
-	char path[64];
-	struct dirent *entry;
-	int count = 0;
-	DIR *dir;
-
-	snprintf(path, sizeof(path), "/sys/block/%s", lo->name);
-	dir = opendir(path);
-	if (!dir)
-		die("%s: %s", path, strerror(errno));
-	while ((entry = readdir(dir)))
-		if (!strncmp(entry->d_name, lo->name, strlen(lo->name)))
-			count++;
-	closedir(dir);
-	return count;
+	return disk_count_parts(lo->name);
 }
 
 int loop_configure(const struct loop *lo, int backing, unsigned int flags)

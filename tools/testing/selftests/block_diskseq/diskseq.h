@@ -82,6 +82,7 @@ int64_t now_ms(void);
 int limit_ms(void);
 
 const char *diskseq_missing(void);
+void clean_up_by(void (*fn)(void));
 void loop_create(struct loop *lo);
 void loop_destroy(struct loop *lo);
 void loop_reopen(struct loop *lo);
@@ -100,6 +101,14 @@ int blkpg_add(int fd, int partno, uint64_t start, uint64_t sectors);
 int blkpg_del(int fd, int partno);
 bool blkpg_needs_partscan(struct loop *lo);
 int blkpg_resize(int fd, int partno, uint64_t start, uint64_t sectors);
+
+/* disk.c: any disk */
+
+int disk_open(const char *disk, int partno, int flags);
+uint64_t disk_bytes(int fd);
+bool disk_exists(const char *disk);
+int disk_count_parts(const char *disk);
+int file_write(const char *path, const char *value);
 
 /* disk.c: the number */
 
@@ -187,6 +196,24 @@ bool monitor_next_number(struct monitor *mon, struct uevent *ev, uint64_t above,
 			 const char *mark);
 size_t monitor_drop(struct monitor *mon);
 void trigger(const char *dev, const char *action);
+void look_at(const char *disk, int partno);
+pid_t spawn_opener(const char *disk);
+void end_child(pid_t pid);
+
+/* What another process finds that looks as soon as a number is announced. */
+struct sighting {
+	bool announced;
+	uint64_t number;
+	uint64_t by_ioctl;	/* 0 if the disk could not be opened */
+	uint64_t by_sysfs;
+	uint64_t bytes;
+	char content[SECTOR];	/* of the sector LOOKED_AT */
+};
+
+#define LOOKED_AT		100
+
+void look_at_number(struct monitor *mon, const char *disk, uint64_t above,
+		    const char *mark, struct sighting *found);
 
 void script_event(struct script *s, const struct uevent *ev, uint64_t base);
 void script_add(struct script *s, const char *fmt, ...) __printf(2, 3);

@@ -819,58 +819,6 @@ FIXTURE_VARIANT_ADD(opener, gpt_busy) {
 	.busy = true,
 };
 
-static void read_some(int fd, off_t offset)
-{
-	char buf[BUFSIZ];
-
-	if (pread(fd, buf, sizeof(buf), offset) < 0 && errno != EIO)
-		die("read: %s", strerror(errno));
-}
-
-static void look(const char *path)
-{
-	int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-	off_t end;
-
-	if (fd < 0)
-		return;
-	/* what is there, and what may be at the end */
-	read_some(fd, 0);
-	end = lseek(fd, 0, SEEK_END);
-	if (end > BUFSIZ)
-		read_some(fd, end - BUFSIZ);
-	close(fd);
-}
-
-static pid_t start_opener(const struct loop *lo)
-{
-	struct gate ready;
-	struct monitor mon;
-	struct uevent ev;
-	char path[48];
-	pid_t pid;
-
-	gate_create(&ready);
-	pid = spawn();
-	if (pid) {
-		gate_wait(&ready);
-		return pid;
-	}
-	close(lo->fd);
-	monitor_open(&mon, lo->name);
-	gate_pass(&ready);
-	while (monitor_next(&mon, &ev, limit_ms())) {
-		snprintf(path, sizeof(path), "/dev/%s", ev.disk);
-		look(path);
-		if (ev.partno) {
-			snprintf(path, sizeof(path), "/dev/%sp%d", ev.disk,
-				 ev.partno);
-			look(path);
-		}
-	}
-	_exit(0);
-}
-
 /*
  * Returns the number of the medium. The last detach may not have been carried
  * out: then it has to be tried again.
@@ -962,15 +910,6 @@ static pid_t start_making_disks(void)
 	return pid;
 }
 
-/* One that has ended by itself has failed. */
-static void end(pid_t pid)
-{
-	if (waitpid(pid, NULL, WNOHANG))
-		die("an opener failed");
-	kill(pid, SIGKILL);
-	waitpid(pid, NULL, 0);
-}
-
 static void attach_with_openers(struct result *result,
 				const FIXTURE_VARIANT(opener) *v)
 {
@@ -986,18 +925,18 @@ static void attach_with_openers(struct result *result,
 	result->attaches = v->attaches;
 	result->before = diskseq(lo.fd);
 	monitor_open(&mon, lo.name);
-	for (i = 0; i < OPENERS; i++)
-		pid[i] = start_opener(&lo);
 	loop_close(&lo);
+	for (i = 0; i < OPENERS; i++)
+		pid[i] = spawn_opener(lo.name);
 	if (v->busy)
 		maker = start_making_disks();
 
 	for (i = 0; i < result->attaches; i++)
 		numbers[i] = attach_when_free(&lo, image, v->flags);
 	for (i = 0; i < OPENERS; i++)
-		end(pid[i]);
+		end_child(pid[i]);
 	if (maker)
-		end(maker);
+		end_child(maker);
 	check_openers(result, &mon, numbers, mark_now());
 
 	monitor_close(&mon);

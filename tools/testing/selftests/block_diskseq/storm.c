@@ -210,23 +210,6 @@ static pid_t start_attacher(struct storm *s, unsigned int seed)
 	_exit(0);
 }
 
-static void look(const char *disk, int partno)
-{
-	char path[48], buf[4096];
-	int fd;
-
-	if (partno)
-		snprintf(path, sizeof(path), "/dev/%sp%d", disk, partno);
-	else
-		snprintf(path, sizeof(path), "/dev/%s", disk);
-	fd = open(path, O_RDONLY | O_NONBLOCK);
-	if (fd < 0)
-		return;
-	if (read(fd, buf, sizeof(buf)) < 0 && errno != EIO)
-		die("%s: %s", path, strerror(errno));
-	close(fd);
-}
-
 /*
  * As udev does: look at what there is an event for. Every other one looks for
  * partitions without having heard of any, and so is often just too late.
@@ -244,9 +227,9 @@ static pid_t start_opener(struct storm *s, unsigned int opener,
 	monitor_open(&mon, NULL);
 	gate_pass(ready);
 	while (opener % 2)
-		look(s->lo[rand_r(&seed) % DISKS].name, 1);
+		look_at(s->lo[rand_r(&seed) % DISKS].name, 1);
 	while (monitor_next(&mon, &ev, limit_ms()))
-		look(ev.disk, ev.partno);
+		look_at(ev.disk, ev.partno);
 	_exit(1);
 }
 

@@ -8,11 +8,13 @@
  * before it has arrived then.
  */
 #include <poll.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <linux/netlink.h>
@@ -249,6 +251,98 @@ void trigger(const char *dev, const char *action)
 	snprintf(path, sizeof(path), "/sys/class/block/%s/uevent", dev);
 	fd = open(path, O_WRONLY | O_CLOEXEC);
 	if (fd < 0 || write(fd, action, strlen(action)) != (ssize_t)strlen(action))
+		die("%s: %s", path, strerror(errno));
+	close(fd);
+}
+
+static void read_some(int fd, off_t offset)
+{
+	char buf[BUFSIZ];
+
+	if (pread(fd, buf, sizeof(buf), offset) < 0 && errno != EIO)
+		die("read: %s", strerror(errno));
+}
+
+/* Look at what is there, if it can be opened, and at what may be at the end. */
+void look_at(const char *disk, int partno)
+{
+	char path[48];
+	off_t end;
+	int fd;
+
+	if (partno)
+		snprintf(path, sizeof(path), "/dev/%sp%d", disk, partno);
+	else
+		snprintf(path, sizeof(path), "/dev/%s", disk);
+	fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	if (fd < 0)
+		return;
+	read_some(fd, 0);
+	end = lseek(fd, 0, SEEK_END);
+	if (end > BUFSIZ)
+		read_some(fd, end - BUFSIZ);
+	close(fd);
+}
+
+/* A program that looks at what there is an event for, as udev does. */
+pid_t spawn_opener(const char *disk)
+{
+	struct monitor mon;
+	struct gate ready;
+	struct uevent ev;
+	pid_t pid;
+
+	gate_create(&ready);
+	pid = spawn();
+	if (!pid) {
+		monitor_open(&mon, disk);
+		gate_pass(&ready);
+		for (;;) {
+			if (!monitor_next(&mon, &ev, limit_ms()))
+				continue;
+			look_at(ev.disk, 0);
+			if (ev.partno)
+				look_at(ev.disk, ev.partno);
+		}
+	}
+	close(ready.fd[1]);
+	gate_wait(&ready);
+	close(ready.fd[0]);
+	return pid;
+}
+
+void end_child(pid_t pid)
+{
+	/* one that has ended by itself has failed */
+	if (waitpid(pid, NULL, WNOHANG))
+		die("a child failed");
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+}
+
+/* Wait until a number greater than @above is announced, or @mark, and look. */
+void look_at_number(struct monitor *mon, const char *disk, uint64_t above,
+		    const char *mark, struct sighting *found)
+{
+	char path[48];
+	struct uevent ev;
+	int fd;
+
+	do
+		found->announced = monitor_next_number(mon, &ev, above, mark);
+	while (found->announced && !ev.media_change);
+	if (!found->announced)
+		return;
+	found->number = ev.diskseq;
+	found->by_sysfs = diskseq_sysfs(disk);
+	snprintf(path, sizeof(path), "/dev/%s", disk);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return;
+	found->by_ioctl = diskseq(fd);
+	found->bytes = disk_bytes(fd);
+	if (found->bytes &&
+	    pread(fd, found->content, SECTOR, LOOKED_AT * SECTOR) != SECTOR)
 		die("%s: %s", path, strerror(errno));
 	close(fd);
 }

@@ -1,0 +1,1579 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * md: the medium of an array begins when it is started and ends when it is
+ * stopped, by the ioctls of mdadm or by its files in sysfs. What each of these
+ * owes to those who watch the disk (rules 3, 5, 7, 8, 11), that nothing else and
+ * nothing that is refused takes a number (rules 3, 12), what becomes of the
+ * partitions (rules 6, 9, 10), and all of it by several processes at once.
+ *
+ * The arrays have no superblocks and two loop devices each.
+ */
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <linux/major.h>
+#include <linux/raid/md_u.h>
+
+#include "../kselftest_harness.h"
+#include "diskseq.h"
+
+/* of what mdu_array_info_t and mdu_disk_info_t call state */
+#define ARRAY_CLEAN		0x1
+#define DISK_ACTIVE		0x2
+#define DISK_IN_SYNC		0x4
+
+#define CHUNK_BYTES		(64 << 10)
+#define NO_SUCH_LEVEL		99
+
+/* Far from the arrays that other programs make; opening makes those below 512. */
+#define FIRST_MINOR		300
+#define NODE			"/dev/.diskseq-md"
+
+#define PARTS			3
+#define WRITERS			4
+#define ROUNDS			30
+#define WRITES			60
+#define OPENERS			2
+#define CYCLES			20
+
+struct array {
+	int minor;
+	char name[16];		/* md300 */
+	int level;
+	int image;
+	struct loop lo[2];
+	int fd;			/* the array, if the test has it open */
+	int second;		/* once more, or a partition of it */
+	struct monitor mon;
+	uint64_t before;
+};
+
+static int owned = -1;
+
+/* The node of a disk that there may not be yet: opening it makes it. */
+static int open_minor(int minor)
+{
+	int fd, err;
+
+	unlink(NODE);
+	if (mknod(NODE, S_IFBLK | 0600, makedev(MD_MAJOR, minor)))
+		die(NODE ": %s", strerror(errno));
+	fd = open(NODE, O_RDWR | O_CLOEXEC);
+	err = errno;
+	unlink(NODE);
+	errno = err;
+	return fd;
+}
+
+static int stop(int fd)
+{
+	return ioctl(fd, STOP_ARRAY, NULL) ? errno : 0;
+}
+
+static void stop_minor(int minor)
+{
+	int64_t end = now_ms() + limit_ms();
+	char name[16];
+	int fd;
+
+	snprintf(name, sizeof(name), "md%d", minor);
+	while (disk_exists(name) && now_ms() < end) {
+		fd = open_minor(minor);
+		if (fd >= 0) {
+			stop(fd);
+			close(fd);
+		}
+		poll(NULL, 0, 1);
+	}
+}
+
+static void clean_up(void)
+{
+	stop_minor(owned);
+}
+
+static const char *md_missing(void)
+{
+	const char *missing = diskseq_missing();
+
+	if (!missing && access("/proc/mdstat", F_OK))
+		missing = "no /proc/mdstat: kernel without md";
+	return missing;
+}
+
+/* Is the driver of this level there? */
+static bool has_level(int level)
+{
+	char line[256] = "", name[16];
+	FILE *file = fopen("/proc/mdstat", "re");
+
+	if (!file || !fgets(line, sizeof(line), file))
+		die("/proc/mdstat: %s", strerror(errno));
+	fclose(file);
+	snprintf(name, sizeof(name), "[raid%d]", level);
+	return strstr(line, name);
+}
+
+/* Above @minor, and not in use. */
+static int free_minor(int minor)
+{
+	char name[16];
+
+	do
+		snprintf(name, sizeof(name), "md%d", ++minor);
+	while (disk_exists(name));
+	return minor;
+}
+
+/* The disk alone, without anything of an array, opened. */
+static void array_open_new(struct array *a)
+{
+	a->fd = open_minor(a->minor);
+	if (a->fd < 0)
+		die("%s: %s", a->name, strerror(errno));
+}
+
+static void array_create(struct array *a, int level)
+{
+	int i, image;
+
+	a->level = level;
+	a->second = -1;
+	a->image = image_create('a', 1);
+	for (i = 0; i < 2; i++) {
+		/* the same for both, as a mirror has it */
+		image = level == 1 ? dup(a->image) : image_create('a' + i, 1);
+		loop_create(&a->lo[i]);
+		loop_attach(&a->lo[i], image, 0);
+		close(image);
+	}
+	a->minor = free_minor(FIRST_MINOR - 1);
+	snprintf(a->name, sizeof(a->name), "md%d", a->minor);
+	monitor_open(&a->mon, a->name);
+	array_open_new(a);
+	owned = a->minor;
+	clean_up_by(clean_up);
+}
+
+static void array_begin(struct array *a)
+{
+	a->before = diskseq_sysfs(a->name);
+	monitor_drop(&a->mon);
+}
+
+static void array_close(struct array *a)
+{
+	if (a->fd >= 0)
+		close(a->fd);
+	a->fd = -1;
+}
+
+static void close_second(struct array *a)
+{
+	if (a->second >= 0)
+		close(a->second);
+	a->second = -1;
+}
+
+/* As udev does when it gets the event. */
+static void array_scan(const struct array *a)
+{
+	close(disk_open(a->name, 0, O_RDONLY));
+}
+
+/* The directory goes last, after the event; what /sys/block has goes first. */
+static void wait_for_removal(const struct array *a)
+{
+	int64_t end = now_ms() + limit_ms();
+	char path[64];
+
+	snprintf(path, sizeof(path), "/sys/devices/virtual/block/%s", a->name);
+	while (!access(path, F_OK)) {
+		if (now_ms() > end)
+			die("%s: does not go away", a->name);
+		poll(NULL, 0, 1);
+	}
+}
+
+static void array_destroy(struct array *a)
+{
+	if (!a->name[0])
+		return;
+	close_second(a);
+	if (a->fd >= 0)
+		stop(a->fd);
+	array_close(a);
+	stop_minor(a->minor);
+	wait_for_removal(a);
+	monitor_close(&a->mon);
+	loop_destroy(&a->lo[0]);
+	loop_destroy(&a->lo[1]);
+	close(a->image);
+	a->name[0] = '\0';
+}
+
+/* Steps of an assembly by ioctls. All return the errno. */
+
+static int set_info(int fd, int level)
+{
+	mdu_array_info_t info = {
+		.minor_version = 90,
+		.level = level,
+		.size = level == 1 ? IMAGE_BYTES / 1024 : 0,
+		.nr_disks = 2,
+		.raid_disks = 2,
+		.not_persistent = 1,
+		.state = ARRAY_CLEAN,
+		.active_disks = 2,
+		.working_disks = 2,
+		.chunk_size = level == 1 ? 0 : CHUNK_BYTES,
+	};
+
+	return ioctl(fd, SET_ARRAY_INFO, &info) ? errno : 0;
+}
+
+static int add_disk(int fd, const struct loop *lo, int nr)
+{
+	mdu_disk_info_t info = {
+		.number = nr,
+		.raid_disk = nr,
+		.state = DISK_ACTIVE | DISK_IN_SYNC,
+	};
+	struct stat st;
+
+	if (fstat(lo->fd, &st))
+		die("%s: %s", lo->name, strerror(errno));
+	info.major = major(st.st_rdev);
+	info.minor = minor(st.st_rdev);
+	return ioctl(fd, ADD_NEW_DISK, &info) ? errno : 0;
+}
+
+static int run(int fd)
+{
+	return ioctl(fd, RUN_ARRAY, NULL) ? errno : 0;
+}
+
+static void must(int err, const char *what)
+{
+	if (err)
+		die("%s: %s", what, strerror(err));
+}
+
+static int write_state(const struct array *a, const char *state)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/sys/block/%s/md/array_state", a->name);
+	return file_write(path, state);
+}
+
+static bool is_running(const struct array *a)
+{
+	char path[64], size[32] = "";
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/sys/block/%s/size", a->name);
+	file = fopen(path, "re");
+	if (!file || !fgets(size, sizeof(size), file))
+		die("%s: %s", path, strerror(errno));
+	fclose(file);
+	return strcmp(size, "0\n");
+}
+
+/* What an array is before the operation. */
+
+static void created(struct array *a)
+{
+	(void)a;
+}
+
+static void without_disks(struct array *a)
+{
+	must(set_info(a->fd, a->level), "SET_ARRAY_INFO");
+}
+
+static void without_one_disk(struct array *a)
+{
+	without_disks(a);
+	must(add_disk(a->fd, &a->lo[0], 0), "ADD_NEW_DISK");
+}
+
+static void assembled(struct array *a)
+{
+	without_one_disk(a);
+	must(add_disk(a->fd, &a->lo[1], 1), "ADD_NEW_DISK");
+}
+
+static void of_no_level(struct array *a)
+{
+	must(set_info(a->fd, NO_SUCH_LEVEL), "SET_ARRAY_INFO");
+	must(add_disk(a->fd, &a->lo[0], 0), "ADD_NEW_DISK");
+	must(add_disk(a->fd, &a->lo[1], 1), "ADD_NEW_DISK");
+}
+
+static void assembled_closed(struct array *a)
+{
+	assembled(a);
+	array_close(a);
+}
+
+static void running(struct array *a)
+{
+	assembled(a);
+	must(run(a->fd), "RUN_ARRAY");
+}
+
+static void running_closed(struct array *a)
+{
+	running(a);
+	array_close(a);
+}
+
+static void running_in_use(struct array *a)
+{
+	running(a);
+	a->second = disk_open(a->name, 0, O_RDONLY);
+}
+
+static void running_with_partition_in_use(struct array *a)
+{
+	image_table(a->image, 0, TABLE_GPT, 2, "a");
+	running(a);
+	array_scan(a);
+	a->second = disk_open(a->name, 1, O_RDONLY);
+}
+
+static void running_read_only(struct array *a)
+{
+	running(a);
+	if (ioctl(a->fd, STOP_ARRAY_RO, NULL))
+		die("STOP_ARRAY_RO: %s", strerror(errno));
+}
+
+static void inactive(struct array *a)
+{
+	running_closed(a);
+	must(write_state(a, "inactive"), "inactive");
+}
+
+/* Operations. All return the errno. */
+
+static int op_run(struct array *a)
+{
+	return run(a->fd);
+}
+
+static int op_stop(struct array *a)
+{
+	return stop(a->fd);
+}
+
+static int op_active(struct array *a)
+{
+	return write_state(a, "active");
+}
+
+static int op_readonly(struct array *a)
+{
+	return write_state(a, "readonly");
+}
+
+static int op_read_auto(struct array *a)
+{
+	return write_state(a, "read-auto");
+}
+
+static int op_inactive(struct array *a)
+{
+	return write_state(a, "inactive");
+}
+
+static int op_clear(struct array *a)
+{
+	return write_state(a, "clear");
+}
+
+static int op_clean(struct array *a)
+{
+	return write_state(a, "clean");
+}
+
+static int op_no_state(struct array *a)
+{
+	return write_state(a, "no-such-state");
+}
+
+static int op_stop_ro(struct array *a)
+{
+	return ioctl(a->fd, STOP_ARRAY_RO, NULL) ? errno : 0;
+}
+
+static int op_restart_rw(struct array *a)
+{
+	return ioctl(a->fd, RESTART_ARRAY_RW, NULL) ? errno : 0;
+}
+
+static int op_set_info(struct array *a)
+{
+	return set_info(a->fd, a->level);
+}
+
+static int op_add_disk(struct array *a)
+{
+	return add_disk(a->fd, &a->lo[1], 1);
+}
+
+static int op_set_faulty(struct array *a)
+{
+	struct stat st;
+
+	if (fstat(a->lo[1].fd, &st))
+		die("%s: %s", a->lo[1].name, strerror(errno));
+	return ioctl(a->fd, SET_DISK_FAULTY, (long)st.st_rdev) ? errno : 0;
+}
+
+static int run_as_nobody(void *arg)
+{
+	return run(*(int *)arg);
+}
+
+static int stop_as_nobody(void *arg)
+{
+	return stop(*(int *)arg);
+}
+
+static int op_run_as_nobody(struct array *a)
+{
+	return as_nobody(run_as_nobody, &a->fd);
+}
+
+static int op_stop_as_nobody(struct array *a)
+{
+	return as_nobody(stop_as_nobody, &a->fd);
+}
+
+static int op_open_and_close(struct array *a)
+{
+	char buf[SECTOR];
+	int i, fd;
+
+	for (i = 0; i < 5; i++) {
+		fd = disk_open(a->name, 0, O_RDWR);
+		if (disk_bytes(fd) && pread(fd, buf, SECTOR, 0) != SECTOR)
+			die("%s: %s", a->name, strerror(errno));
+		close(fd);
+	}
+	return 0;
+}
+
+static int op_write(struct array *a)
+{
+	char sector[SECTOR];
+
+	image_sector('w', LOOKED_AT, NULL, sector);
+	return pwrite(a->fd, sector, SECTOR, LOOKED_AT * SECTOR) != SECTOR ||
+	       fsync(a->fd) ? errno : 0;
+}
+
+FIXTURE(new_medium) {
+	struct array a;
+	int sysfs;
+};
+
+FIXTURE_VARIANT(new_medium) {
+	int level;
+	void (*prepare)(struct array *a);
+	int (*operate)(struct array *a);
+	uint64_t bytes;
+	bool ro;		/* which has an event of its own, before it */
+	bool no_open;		/* stopped for good */
+};
+
+FIXTURE_VARIANT_ADD(new_medium, run_raid0) {
+	.level = 0,
+	.prepare = assembled,
+	.operate = op_run,
+	.bytes = 2 * IMAGE_BYTES,
+};
+
+FIXTURE_VARIANT_ADD(new_medium, run_raid1) {
+	.level = 1,
+	.prepare = assembled,
+	.operate = op_run,
+	.bytes = IMAGE_BYTES,
+};
+
+FIXTURE_VARIANT_ADD(new_medium, run_degraded_raid1) {
+	.level = 1,
+	.prepare = without_one_disk,
+	.operate = op_run,
+	.bytes = IMAGE_BYTES,
+};
+
+FIXTURE_VARIANT_ADD(new_medium, active_raid0) {
+	.level = 0,
+	.prepare = assembled,
+	.operate = op_active,
+	.bytes = 2 * IMAGE_BYTES,
+};
+
+FIXTURE_VARIANT_ADD(new_medium, active_raid1_while_closed) {
+	.level = 1,
+	.prepare = assembled_closed,
+	.operate = op_active,
+	.bytes = IMAGE_BYTES,
+};
+
+FIXTURE_VARIANT_ADD(new_medium, active_after_inactive) {
+	.level = 0,
+	.prepare = inactive,
+	.operate = op_active,
+	.bytes = 2 * IMAGE_BYTES,
+};
+
+FIXTURE_VARIANT_ADD(new_medium, readonly) {
+	.level = 1,
+	.prepare = assembled_closed,
+	.operate = op_readonly,
+	.bytes = IMAGE_BYTES,
+	.ro = true,
+};
+
+FIXTURE_VARIANT_ADD(new_medium, read_auto) {
+	.level = 1,
+	.prepare = assembled_closed,
+	.operate = op_read_auto,
+	.bytes = IMAGE_BYTES,
+};
+
+FIXTURE_VARIANT_ADD(new_medium, stop_raid0) {
+	.level = 0,
+	.prepare = running,
+	.operate = op_stop,
+	.no_open = true,
+};
+
+FIXTURE_VARIANT_ADD(new_medium, stop_raid1) {
+	.level = 1,
+	.prepare = running,
+	.operate = op_stop,
+	.no_open = true,
+};
+
+FIXTURE_VARIANT_ADD(new_medium, inactive_raid0) {
+	.level = 0,
+	.prepare = running_closed,
+	.operate = op_inactive,
+};
+
+FIXTURE_VARIANT_ADD(new_medium, inactive_raid1) {
+	.level = 1,
+	.prepare = running_closed,
+	.operate = op_inactive,
+};
+
+FIXTURE_SETUP(new_medium)
+{
+	const char *missing = md_missing();
+
+	if (missing)
+		SKIP_SETUP("%s", missing);
+	if (!has_level(variant->level))
+		SKIP_SETUP("kernel without raid%d", variant->level);
+	array_create(&self->a, variant->level);
+	variant->prepare(&self->a);
+	array_begin(&self->a);
+	self->sysfs = diskseq_open_sysfs(self->a.name);
+	diskseq_read(self->sysfs);
+}
+
+FIXTURE_TEARDOWN(new_medium)
+{
+	close(self->sysfs);
+	array_destroy(&self->a);
+}
+
+TEST_F(new_medium, r3_takes_one_new_number)
+{
+	uint64_t counter = next_number();
+
+	ASSERT_EQ(0, variant->operate(&self->a));
+	EXPECT_EQ(counter + 1, diskseq_read(self->sysfs));
+	EXPECT_EQ(counter + 2, next_number());
+}
+
+static uint64_t number_by_ioctl(const struct array *a)
+{
+	int fd = a->fd >= 0 ? dup(a->fd) : disk_open(a->name, 0, O_RDONLY);
+	uint64_t number = diskseq(fd);
+
+	close(fd);
+	return number;
+}
+
+TEST_F(new_medium, r5_three_readings_agree)
+{
+	ASSERT_EQ(0, variant->operate(&self->a));
+	EXPECT_EQ(self->a.before + 1, diskseq_read(self->sysfs));
+	EXPECT_EQ(self->a.before + 1, number_by_ioctl(&self->a));
+	EXPECT_EQ(self->a.before + 1, diskseq_uevent_file(self->a.name));
+}
+
+TEST_F(new_medium, r7_is_announced_by_one_event)
+{
+	ASSERT_EQ(0, variant->operate(&self->a));
+	EXPECT_STREQ(variant->ro ? "change disk +0 ro, change disk +1 media" :
+				   "change disk +1 media",
+		     events(&self->a.mon, self->a.before));
+}
+
+TEST_F(new_medium, r7_opening_it_announces_nothing_more)
+{
+	char buf[SECTOR];
+	int i, fd;
+
+	ASSERT_EQ(0, variant->operate(&self->a));
+	monitor_drop(&self->a.mon);
+	for (i = 0; i < 5; i++) {
+		fd = open_minor(self->a.minor);
+		/* what is stopped for good cannot be opened, which is as well */
+		if (variant->no_open) {
+			EXPECT_EQ(-1, fd);
+			continue;
+		}
+		ASSERT_LE(0, fd);
+		EXPECT_EQ(variant->bytes ? SECTOR : 0,
+			  pread(fd, buf, SECTOR, 0));
+		close(fd);
+	}
+	EXPECT_STREQ("", events(&self->a.mon, self->a.before));
+	EXPECT_EQ(self->a.before + 1, diskseq_read(self->sysfs));
+}
+
+TEST_F(new_medium, r8_can_be_read_when_announced)
+{
+	struct sighting *seen = shared_memory(sizeof(*seen));
+	struct array *a = &self->a;
+	const char *mark = mark_new();
+	char want[SECTOR];
+	struct gate ready;
+	pid_t pid;
+
+	gate_create(&ready);
+	pid = spawn();
+	if (!pid) {
+		array_close(a);
+		gate_pass(&ready);
+		look_at_number(&a->mon, a->name, a->before, mark, seen);
+		_exit(0);
+	}
+	gate_wait(&ready);
+	ASSERT_EQ(0, variant->operate(a));
+	mark_raise(mark);
+	ASSERT_EQ(0, child_status(pid));
+	ASSERT_TRUE(seen->announced);
+	EXPECT_EQ(a->before + 1, seen->number);
+	EXPECT_EQ(seen->number, seen->by_sysfs);
+	EXPECT_EQ(variant->no_open ? 0 : seen->number, seen->by_ioctl);
+	EXPECT_EQ(variant->bytes, seen->bytes);
+	if (variant->bytes) {
+		image_sector('a', LOOKED_AT, NULL, want);
+		EXPECT_EQ(0, memcmp(want, seen->content, SECTOR));
+	}
+}
+
+TEST_F(new_medium, r8_who_has_it_open_finds_its_size)
+{
+	/* opened again, it is in use, and cannot be stopped */
+	ASSERT_EQ(0, variant->operate(&self->a));
+	if (self->a.fd < 0)
+		self->a.fd = disk_open(self->a.name, 0, O_RDONLY);
+	EXPECT_EQ(self->a.before + 1, diskseq(self->a.fd));
+	EXPECT_EQ(variant->bytes, disk_bytes(self->a.fd));
+}
+
+TEST_F(new_medium, r11_wakes_who_polls_the_sysfs_file)
+{
+	ASSERT_FALSE(diskseq_wait(self->sysfs, 0));
+	ASSERT_EQ(0, variant->operate(&self->a));
+	EXPECT_TRUE(diskseq_wait(self->sysfs, 0));
+	EXPECT_EQ(self->a.before + 1, diskseq_read(self->sysfs));
+	EXPECT_FALSE(diskseq_wait(self->sysfs, 0));
+}
+
+/* Operations that leave the disk its medium, refused ones (rule 12) among them. */
+FIXTURE(same_medium) {
+	struct array a;
+	int sysfs;
+};
+
+FIXTURE_VARIANT(same_medium) {
+	int level;
+	void (*prepare)(struct array *a);
+	int (*operate)(struct array *a);
+	const char *events;	/* none if not set */
+	int error;
+};
+
+FIXTURE_VARIANT_ADD(same_medium, open_and_close_created) {
+	.prepare = created,
+	.operate = op_open_and_close,
+};
+
+FIXTURE_VARIANT_ADD(same_medium, open_and_close_assembled) {
+	.prepare = assembled_closed,
+	.operate = op_open_and_close,
+};
+
+FIXTURE_VARIANT_ADD(same_medium, open_and_close_raid0) {
+	.prepare = running_closed,
+	.operate = op_open_and_close,
+};
+
+FIXTURE_VARIANT_ADD(same_medium, open_and_close_raid1) {
+	.level = 1,
+	.prepare = running_closed,
+	.operate = op_open_and_close,
+};
+
+FIXTURE_VARIANT_ADD(same_medium, open_and_close_inactive) {
+	.prepare = inactive,
+	.operate = op_open_and_close,
+};
+
+FIXTURE_VARIANT_ADD(same_medium, write) {
+	.level = 1,
+	.prepare = running,
+	.operate = op_write,
+};
+
+FIXTURE_VARIANT_ADD(same_medium, run_created) {
+	.prepare = created,
+	.operate = op_run,
+	.error = EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(same_medium, run_without_disks) {
+	.prepare = without_disks,
+	.operate = op_run,
+	.error = EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(same_medium, run_raid0_without_one_disk) {
+	.prepare = without_one_disk,
+	.operate = op_run,
+	.error = EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(same_medium, run_of_no_level) {
+	.prepare = of_no_level,
+	.operate = op_run,
+	.error = EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(same_medium, run_running) {
+	.prepare = running,
+	.operate = op_run,
+	.error = EBUSY,
+};
+
+FIXTURE_VARIANT_ADD(same_medium, run_as_nobody) {
+	.prepare = assembled,
+	.operate = op_run_as_nobody,
+	.error = EACCES,
+};
+
+FIXTURE_VARIANT_ADD(same_medium, active_created) {
+	.prepare = created,
+	.operate = op_active,
+	.error = EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(same_medium, active_raid0_without_one_disk) {
+	.prepare = without_one_disk,
+	.operate = op_active,
+	.error = EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(same_medium, active_running) {
+	.prepare = running,
+	.operate = op_active,
+};
+
+FIXTURE_VARIANT_ADD(same_medium, clean_assembled) {
+	.prepare = assembled,
+	.operate = op_clean,
+	.error = EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(same_medium, no_such_state) {
+	.prepare = running,
+	.operate = op_no_state,
+	.error = EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(same_medium, set_info_assembled) {
+	.prepare = assembled,
+	.operate = op_set_info,
+	.error = EBUSY,
+};
+
+FIXTURE_VARIANT_ADD(same_medium, add_disk_running) {
+	.prepare = running,
+	.operate = op_add_disk,
+	.error = EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(same_medium, stop_assembled) {
+	.prepare = assembled,
+	.operate = op_stop,
+};
+
+FIXTURE_VARIANT_ADD(same_medium, stop_in_use) {
+	.prepare = running_in_use,
+	.operate = op_stop,
+	.error = EBUSY,
+};
+
+FIXTURE_VARIANT_ADD(same_medium, stop_with_partition_in_use) {
+	.level = 1,
+	.prepare = running_with_partition_in_use,
+	.operate = op_stop,
+	.error = EBUSY,
+};
+
+FIXTURE_VARIANT_ADD(same_medium, stop_as_nobody) {
+	.prepare = running,
+	.operate = op_stop_as_nobody,
+	.error = EACCES,
+};
+
+FIXTURE_VARIANT_ADD(same_medium, clear_in_use) {
+	.prepare = running,
+	.operate = op_clear,
+	.error = EBUSY,
+};
+
+FIXTURE_VARIANT_ADD(same_medium, inactive_in_use) {
+	.level = 1,
+	.prepare = running_with_partition_in_use,
+	.operate = op_inactive,
+	.error = EBUSY,
+};
+
+FIXTURE_VARIANT_ADD(same_medium, inactive_twice) {
+	.prepare = inactive,
+	.operate = op_inactive,
+};
+
+FIXTURE_VARIANT_ADD(same_medium, inactive_assembled) {
+	.prepare = assembled,
+	.operate = op_inactive,
+};
+
+FIXTURE_VARIANT_ADD(same_medium, stop_ro) {
+	.level = 1,
+	.prepare = running,
+	.operate = op_stop_ro,
+	.events = "change disk +0 ro",
+};
+
+FIXTURE_VARIANT_ADD(same_medium, stop_ro_in_use) {
+	.level = 1,
+	.prepare = running_in_use,
+	.operate = op_stop_ro,
+	.error = EBUSY,
+};
+
+FIXTURE_VARIANT_ADD(same_medium, restart_rw) {
+	.level = 1,
+	.prepare = running_read_only,
+	.operate = op_restart_rw,
+	.events = "change disk +0 ro",
+};
+
+FIXTURE_VARIANT_ADD(same_medium, disk_fails) {
+	.level = 1,
+	.prepare = running,
+	.operate = op_set_faulty,
+};
+
+FIXTURE_SETUP(same_medium)
+{
+	const char *missing = md_missing();
+
+	if (missing)
+		SKIP_SETUP("%s", missing);
+	if (!has_level(variant->level))
+		SKIP_SETUP("kernel without raid%d", variant->level);
+	array_create(&self->a, variant->level);
+	variant->prepare(&self->a);
+	array_begin(&self->a);
+	self->sysfs = diskseq_open_sysfs(self->a.name);
+	diskseq_read(self->sysfs);
+}
+
+FIXTURE_TEARDOWN(same_medium)
+{
+	close(self->sysfs);
+	array_destroy(&self->a);
+}
+
+TEST_F(same_medium, r3_takes_no_number)
+{
+	uint64_t counter = next_number();
+
+	ASSERT_EQ(variant->error, variant->operate(&self->a));
+	EXPECT_EQ(self->a.before, diskseq_read(self->sysfs));
+	EXPECT_EQ(self->a.before, number_by_ioctl(&self->a));
+	EXPECT_EQ(counter + 1, next_number());
+}
+
+TEST_F(same_medium, r7_announces_nothing_and_wakes_nobody)
+{
+	ASSERT_EQ(variant->error, variant->operate(&self->a));
+	EXPECT_STREQ(variant->events ?: "", events(&self->a.mon, self->a.before));
+	EXPECT_FALSE(diskseq_wait(self->sysfs, 0));
+}
+
+TEST_F(same_medium, r12_runs_or_does_not_as_before)
+{
+	bool was = is_running(&self->a);
+
+	ASSERT_EQ(variant->error, variant->operate(&self->a));
+	EXPECT_EQ(was, is_running(&self->a));
+}
+
+/* What comes after a refused operation. */
+FIXTURE(refused) {
+	struct array a;
+};
+
+FIXTURE_VARIANT(refused) {
+	int level;
+};
+
+FIXTURE_VARIANT_ADD(refused, raid0) {
+	.level = 0,
+};
+
+FIXTURE_VARIANT_ADD(refused, raid1) {
+	.level = 1,
+};
+
+FIXTURE_SETUP(refused)
+{
+	const char *missing = md_missing();
+
+	if (missing)
+		SKIP_SETUP("%s", missing);
+	if (!has_level(variant->level))
+		SKIP_SETUP("kernel without raid%d", variant->level);
+	array_create(&self->a, variant->level);
+}
+
+FIXTURE_TEARDOWN(refused)
+{
+	array_destroy(&self->a);
+}
+
+TEST_F(refused, r12_run_is_followed_by_a_good_one)
+{
+	without_disks(&self->a);
+	array_begin(&self->a);
+	ASSERT_EQ(EINVAL, run(self->a.fd));
+	ASSERT_EQ(0, add_disk(self->a.fd, &self->a.lo[0], 0));
+	ASSERT_EQ(0, add_disk(self->a.fd, &self->a.lo[1], 1));
+	ASSERT_EQ(0, run(self->a.fd));
+	EXPECT_STREQ("change disk +1 media", events(&self->a.mon, self->a.before));
+	EXPECT_EQ(self->a.before + 1, diskseq(self->a.fd));
+}
+
+TEST_F(refused, r12_stop_is_followed_by_a_good_one)
+{
+	running_in_use(&self->a);
+	array_begin(&self->a);
+	ASSERT_EQ(EBUSY, stop(self->a.fd));
+	close_second(&self->a);
+	ASSERT_EQ(0, stop(self->a.fd));
+	EXPECT_STREQ("change disk +1 media", events(&self->a.mon, self->a.before));
+	EXPECT_EQ(self->a.before + 1, diskseq(self->a.fd));
+}
+
+TEST_F(refused, r12_inactive_is_followed_by_a_good_one)
+{
+	running_in_use(&self->a);
+	array_begin(&self->a);
+	ASSERT_EQ(EBUSY, write_state(&self->a, "inactive"));
+	close_second(&self->a);
+	array_close(&self->a);
+	ASSERT_EQ(0, write_state(&self->a, "inactive"));
+	EXPECT_STREQ("change disk +1 media", events(&self->a.mon, self->a.before));
+	ASSERT_EQ(0, write_state(&self->a, "active"));
+	EXPECT_STREQ("change disk +2 media", events(&self->a.mon, self->a.before));
+}
+
+/* The disk itself comes when somebody opens it and goes with the array. */
+FIXTURE(hot) {
+	struct array a;
+};
+
+FIXTURE_VARIANT(hot) {
+	int level;
+};
+
+FIXTURE_VARIANT_ADD(hot, raid0) {
+	.level = 0,
+};
+
+FIXTURE_VARIANT_ADD(hot, raid1) {
+	.level = 1,
+};
+
+FIXTURE_SETUP(hot)
+{
+	const char *missing = md_missing();
+
+	if (missing)
+		SKIP_SETUP("%s", missing);
+	if (!has_level(variant->level))
+		SKIP_SETUP("kernel without raid%d", variant->level);
+	array_create(&self->a, variant->level);
+}
+
+FIXTURE_TEARDOWN(hot)
+{
+	array_destroy(&self->a);
+}
+
+TEST_F(hot, r7_first_number_is_announced_by_add)
+{
+	uint64_t number = diskseq(self->a.fd);
+
+	EXPECT_STREQ("add disk +0", events(&self->a.mon, number));
+	EXPECT_EQ(number + 1, next_number());
+}
+
+TEST_F(hot, r6_disk_leaves_with_the_number_of_the_stop)
+{
+	running(&self->a);
+	array_begin(&self->a);
+	ASSERT_EQ(0, stop(self->a.fd));
+	array_close(&self->a);
+	wait_for_removal(&self->a);
+	EXPECT_STREQ("change disk +1 media, remove disk +1",
+		     events(&self->a.mon, self->a.before));
+}
+
+TEST_F(hot, r6_disk_leaves_with_the_number_of_a_stop_by_sysfs)
+{
+	running_closed(&self->a);
+	array_begin(&self->a);
+	ASSERT_EQ(0, write_state(&self->a, "clear"));
+	wait_for_removal(&self->a);
+	EXPECT_STREQ("change disk +1 media, remove disk +1",
+		     events(&self->a.mon, self->a.before));
+}
+
+TEST_F(hot, r6_disk_that_never_ran_leaves_with_its_first_number)
+{
+	uint64_t number = diskseq(self->a.fd);
+
+	assembled(&self->a);
+	monitor_drop(&self->a.mon);
+	ASSERT_EQ(0, stop(self->a.fd));
+	array_close(&self->a);
+	wait_for_removal(&self->a);
+	EXPECT_STREQ("remove disk +0", events(&self->a.mon, number));
+}
+
+TEST_F(hot, r1_array_of_the_same_name_has_new_numbers)
+{
+	uint64_t first, last, number;
+
+	running(&self->a);
+	first = diskseq(self->a.fd);
+	ASSERT_EQ(0, stop(self->a.fd));
+	last = diskseq(self->a.fd);
+	EXPECT_EQ(first + 1, last);
+	array_close(&self->a);
+	wait_for_removal(&self->a);
+	monitor_drop(&self->a.mon);
+
+	array_open_new(&self->a);
+	number = diskseq(self->a.fd);
+	EXPECT_LT(last, number);
+	running(&self->a);
+	EXPECT_EQ(number + 1, diskseq(self->a.fd));
+	EXPECT_STREQ("add disk +0, change disk +1 media",
+		     events(&self->a.mon, number));
+}
+
+/*
+ * Who stops an array can assemble the next one by the same file. A program that
+ * has mapped it keeps its pages.
+ */
+TEST_F(hot, r8_next_array_shows_nothing_of_the_old_one)
+{
+	struct array *a = &self->a;
+	char sector[SECTOR];
+	void *pages;
+	int i;
+
+	running(a);
+	pages = mmap(NULL, IMAGE_BYTES, PROT_READ, MAP_SHARED | MAP_POPULATE,
+		     a->fd, 0);
+	ASSERT_TRUE(pages != MAP_FAILED);
+	ASSERT_TRUE(sector_is(a->fd, LOOKED_AT, 'a', LOOKED_AT, NULL));
+	array_begin(a);
+	ASSERT_EQ(0, stop(a->fd));
+	image_sector('b', LOOKED_AT, NULL, sector);
+	for (i = 0; i < 2; i++) {
+		ASSERT_EQ(SECTOR, pwrite(a->lo[i].fd, sector, SECTOR,
+					 LOOKED_AT * SECTOR));
+		ASSERT_EQ(0, fsync(a->lo[i].fd));
+	}
+	running(a);
+	EXPECT_TRUE(sector_is(a->fd, LOOKED_AT, 'b', LOOKED_AT, NULL));
+	EXPECT_STREQ("change disk +1 media, change disk +2 media",
+		     events(&a->mon, a->before));
+	munmap(pages, IMAGE_BYTES);
+}
+
+/* The partitions of an array. */
+FIXTURE(partitions) {
+	struct array a;
+};
+
+FIXTURE_VARIANT(partitions) {
+	int level;
+	enum table table;
+};
+
+FIXTURE_VARIANT_ADD(partitions, gpt_raid0) {
+	.level = 0,
+	.table = TABLE_GPT,
+};
+
+FIXTURE_VARIANT_ADD(partitions, gpt_raid1) {
+	.level = 1,
+	.table = TABLE_GPT,
+};
+
+FIXTURE_VARIANT_ADD(partitions, msdos_raid1) {
+	.level = 1,
+	.table = TABLE_MSDOS,
+};
+
+FIXTURE_SETUP(partitions)
+{
+	const char *missing = md_missing();
+
+	if (missing)
+		SKIP_SETUP("%s", missing);
+	if (!has_level(variant->level))
+		SKIP_SETUP("kernel without raid%d", variant->level);
+	array_create(&self->a, variant->level);
+	/* written through an array, so that it is where this level has it */
+	running(&self->a);
+	image_table(self->a.fd, 0, variant->table, PARTS, "a");
+	ASSERT_EQ(0, fsync(self->a.fd));
+	ASSERT_EQ(0, stop(self->a.fd));
+	array_close(&self->a);
+	wait_for_removal(&self->a);
+	array_open_new(&self->a);
+	assembled(&self->a);
+	array_begin(&self->a);
+}
+
+FIXTURE_TEARDOWN(partitions)
+{
+	array_destroy(&self->a);
+}
+
+TEST_F(partitions, r9_come_after_the_announcement_when_it_is_opened)
+{
+	ASSERT_EQ(0, run(self->a.fd));
+	EXPECT_STREQ("change disk +1 media", events(&self->a.mon, self->a.before));
+	array_scan(&self->a);
+	EXPECT_STREQ("add p1-3 +1", events(&self->a.mon, self->a.before));
+}
+
+TEST_F(partitions, r6_have_the_number_of_their_medium)
+{
+	char name[32];
+	int i;
+
+	ASSERT_EQ(0, run(self->a.fd));
+	array_scan(&self->a);
+	ASSERT_EQ(PARTS, disk_count_parts(self->a.name));
+	for (i = 1; i <= PARTS; i++) {
+		self->a.second = disk_open(self->a.name, i, O_RDONLY);
+		EXPECT_EQ(self->a.before + 1, diskseq(self->a.second));
+		close_second(&self->a);
+		snprintf(name, sizeof(name), "%sp%d", self->a.name, i);
+		EXPECT_EQ(self->a.before + 1, diskseq_uevent_file(name));
+	}
+}
+
+TEST_F(partitions, r10_are_added_once_however_often_it_is_opened)
+{
+	ASSERT_EQ(0, run(self->a.fd));
+	ASSERT_EQ(0, op_open_and_close(&self->a));
+	EXPECT_STREQ("change disk +1 media, add p1-3 +1",
+		     events(&self->a.mon, self->a.before));
+}
+
+TEST_F(partitions, r10_are_added_again_by_an_explicit_rescan_only)
+{
+	ASSERT_EQ(0, run(self->a.fd));
+	array_scan(&self->a);
+	monitor_drop(&self->a.mon);
+	ASSERT_EQ(0, ioctl(self->a.fd, BLKRRPART));
+	EXPECT_STREQ("remove p1-3 +1, add p1-3 +1",
+		     part_events(&self->a.mon, self->a.before));
+	EXPECT_EQ(self->a.before + 1, diskseq(self->a.fd));
+}
+
+TEST_F(partitions, r9_leave_before_the_stop_is_announced)
+{
+	ASSERT_EQ(0, run(self->a.fd));
+	array_scan(&self->a);
+	monitor_drop(&self->a.mon);
+	ASSERT_EQ(0, stop(self->a.fd));
+	EXPECT_STREQ("remove p1-3 +1, change disk +2 media",
+		     events(&self->a.mon, self->a.before));
+}
+
+TEST_F(partitions, r9_leave_before_a_stop_by_sysfs_is_announced)
+{
+	ASSERT_EQ(0, run(self->a.fd));
+	array_scan(&self->a);
+	array_close(&self->a);
+	monitor_drop(&self->a.mon);
+	ASSERT_EQ(0, write_state(&self->a, "clear"));
+	wait_for_removal(&self->a);
+	EXPECT_STREQ("remove p1-3 +1, change disk +2 media, remove disk +2",
+		     events(&self->a.mon, self->a.before));
+}
+
+TEST_F(partitions, r9_are_those_of_the_next_medium_after_it)
+{
+	ASSERT_EQ(0, run(self->a.fd));
+	array_scan(&self->a);
+	array_close(&self->a);
+	ASSERT_EQ(0, write_state(&self->a, "inactive"));
+	monitor_drop(&self->a.mon);
+	ASSERT_EQ(0, write_state(&self->a, "active"));
+	array_scan(&self->a);
+	EXPECT_STREQ("change disk +3 media, add p1-3 +3",
+		     events(&self->a.mon, self->a.before));
+}
+
+TEST_F(partitions, r12_stay_at_a_refused_stop)
+{
+	ASSERT_EQ(0, run(self->a.fd));
+	array_scan(&self->a);
+	self->a.second = disk_open(self->a.name, 2, O_RDONLY);
+	monitor_drop(&self->a.mon);
+	ASSERT_EQ(EBUSY, stop(self->a.fd));
+	EXPECT_STREQ("", events(&self->a.mon, self->a.before));
+	EXPECT_EQ(PARTS, disk_count_parts(self->a.name));
+	EXPECT_EQ(self->a.before + 1, diskseq(self->a.second));
+}
+
+/* Several processes at once. */
+FIXTURE(raced) {
+	struct array a;
+	struct shared {
+		int err[WRITERS];
+		uint64_t number[WRITERS];	/* when the write returned */
+		uint64_t ran;
+		uint64_t stopped;
+	} *shared;
+};
+
+FIXTURE_VARIANT(raced) {
+	int level;
+};
+
+FIXTURE_VARIANT_ADD(raced, raid0) {
+	.level = 0,
+};
+
+FIXTURE_VARIANT_ADD(raced, raid1) {
+	.level = 1,
+};
+
+FIXTURE_SETUP(raced)
+{
+	const char *missing = md_missing();
+
+	if (missing)
+		SKIP_SETUP("%s", missing);
+	if (!has_level(variant->level))
+		SKIP_SETUP("kernel without raid%d", variant->level);
+	array_create(&self->a, variant->level);
+	self->shared = shared_memory(sizeof(*self->shared));
+}
+
+FIXTURE_TEARDOWN(raced)
+{
+	array_destroy(&self->a);
+}
+
+struct announced {
+	unsigned int count;
+	unsigned int not_next;	/* that are not of the next number */
+	unsigned int others;	/* events of the disk that announce no medium */
+	uint64_t last;
+};
+
+static void count_announced(struct array *a, struct announced *n)
+{
+	const char *mark = mark_now();
+	struct uevent ev;
+
+	memset(n, 0, sizeof(*n));
+	n->last = a->before;
+	while (monitor_next_before(&a->mon, &ev, mark)) {
+		if (ev.partno)
+			continue;
+		if (!ev.media_change) {
+			n->others++;
+			continue;
+		}
+		n->count++;
+		n->not_next += ev.diskseq != n->last + 1;
+		n->last = ev.diskseq;
+	}
+}
+
+/* All at once, each one time. */
+static void write_at_once(const struct array *a, struct shared *shared,
+			  const char *state)
+{
+	struct gate ready, go;
+	pid_t pid[WRITERS];
+	int i;
+
+	gate_create(&ready);
+	gate_create(&go);
+	for (i = 0; i < WRITERS; i++) {
+		pid[i] = spawn();
+		if (!pid[i]) {
+			gate_pass(&ready);
+			gate_wait(&go);
+			shared->err[i] = write_state(a, state);
+			shared->number[i] = diskseq_sysfs(a->name);
+			_exit(0);
+		}
+	}
+	for (i = 0; i < WRITERS; i++)
+		gate_wait(&ready);
+	for (i = 0; i < WRITERS; i++)
+		gate_pass(&go);
+	for (i = 0; i < WRITERS; i++)
+		if (child_status(pid[i]))
+			die("a writer failed");
+	for (i = 0; i < 2; i++) {
+		close(ready.fd[i]);
+		close(go.fd[i]);
+	}
+}
+
+TEST_F(raced, r7_change_is_announced_once_whoever_makes_it)
+{
+	struct announced n;
+	int round, i, with;
+
+	assembled_closed(&self->a);
+	array_begin(&self->a);
+	for (round = 1; round <= 2 * ROUNDS; round++) {
+		write_at_once(&self->a, self->shared,
+			      round % 2 ? "active" : "inactive");
+		ASSERT_EQ(self->a.before + round, diskseq_sysfs(self->a.name));
+		/* those that found it done may be ahead of the announcement */
+		with = 0;
+		for (i = 0; i < WRITERS; i++)
+			with += self->shared->number[i] == self->a.before + round;
+		EXPECT_LE(1, with);
+	}
+	count_announced(&self->a, &n);
+	EXPECT_EQ(2U * ROUNDS, n.count);
+	EXPECT_EQ(0U, n.not_next);
+	EXPECT_EQ(0U, n.others);
+}
+
+static pid_t start_writer(const struct array *a, int seed)
+{
+	unsigned int random = seed;
+	pid_t pid = spawn();
+	int i, err;
+
+	if (pid)
+		return pid;
+	for (i = 0; i < WRITES; i++) {
+		err = write_state(a, rand_r(&random) % 2 ? "active" : "inactive");
+		/* openers, and others that are about to stop it */
+		if (err && err != EBUSY)
+			die("%s: %s", a->name, strerror(err));
+		if (rand_r(&random) % 4 == 0)
+			usleep(rand_r(&random) % 2000);
+	}
+	_exit(0);
+}
+
+static void storm(struct array *a, int openers, struct announced *n)
+{
+	pid_t pid[WRITERS], opener[OPENERS];
+	int i;
+
+	assembled_closed(a);
+	array_begin(a);
+	for (i = 0; i < openers; i++)
+		opener[i] = spawn_opener(a->name);
+	for (i = 0; i < WRITERS; i++)
+		pid[i] = start_writer(a, i);
+	for (i = 0; i < WRITERS; i++)
+		if (child_status(pid[i]))
+			die("a writer failed");
+	for (i = 0; i < openers; i++)
+		end_child(opener[i]);
+	count_announced(a, n);
+}
+
+TEST_F(raced, r7_storm_announces_each_number_once_and_in_order)
+{
+	struct announced n;
+
+	storm(&self->a, 0, &n);
+	EXPECT_LE(2U, n.count);
+	EXPECT_EQ(0U, n.not_next);
+	EXPECT_EQ(0U, n.others);
+	EXPECT_EQ(n.last, diskseq_sysfs(self->a.name));
+	EXPECT_EQ(n.last + 1, next_number());
+}
+
+TEST_F(raced, r7_storm_is_announced_while_others_open_the_disk)
+{
+	struct announced n;
+
+	storm(&self->a, OPENERS, &n);
+	EXPECT_LE(1U, n.count);
+	EXPECT_EQ(0U, n.not_next);
+	EXPECT_EQ(0U, n.others);
+	EXPECT_EQ(n.last, diskseq_sysfs(self->a.name));
+	EXPECT_EQ(n.last + 1, next_number());
+}
+
+/* One runs the array and the other stops it, by ioctls, as soon as they can. */
+static pid_t start_runner(struct array *a, struct shared *shared, bool runs,
+			  uint64_t times)
+{
+	uint64_t *count = runs ? &shared->ran : &shared->stopped;
+	int64_t end = now_ms() + limit_ms();
+	pid_t pid = spawn();
+	char node[32];
+	int fd;
+
+	if (pid)
+		return pid;
+	/* a node of its own, which stays when the disk goes */
+	snprintf(node, sizeof(node), NODE "-%d", runs);
+	unlink(node);
+	if (mknod(node, S_IFBLK | 0600, makedev(MD_MAJOR, a->minor)))
+		die("%s: %s", node, strerror(errno));
+	while (*count < times && now_ms() < end) {
+		fd = open(node, O_RDWR | O_CLOEXEC);
+		if (fd < 0)
+			continue;
+		/* what has been done already is refused, which is as well */
+		if (runs && !disk_bytes(fd)) {
+			set_info(fd, a->level);
+			add_disk(fd, &a->lo[0], 0);
+			add_disk(fd, &a->lo[1], 1);
+			*count += !run(fd);
+		} else if (!runs && disk_bytes(fd)) {
+			*count += !stop(fd);
+		}
+		close(fd);
+		/* to stop it takes that nobody else has it open */
+		usleep(200);
+	}
+	unlink(node);
+	_exit(*count < times);
+}
+
+/* The disk comes and goes meanwhile: each time it begins with a greater number. */
+TEST_F(raced, r7_run_and_stop_by_ioctls_are_announced_in_order)
+{
+	int announced = 0, not_greater = 0, others = 0, left_otherwise = 0;
+	uint64_t last = diskseq(self->a.fd);
+	struct array *a = &self->a;
+	pid_t runner, stopper;
+	const char *mark;
+	struct uevent ev;
+
+	monitor_drop(&a->mon);
+	array_close(a);
+	stopper = start_runner(a, self->shared, false, CYCLES);
+	runner = start_runner(a, self->shared, true, CYCLES);
+	EXPECT_EQ(0, child_status(runner));
+	EXPECT_EQ(0, child_status(stopper));
+	mark = mark_now();
+	while (monitor_next_before(&a->mon, &ev, mark)) {
+		if (ev.partno)
+			continue;
+		if (!strcmp(ev.action, "remove")) {
+			left_otherwise += ev.diskseq != last;
+			continue;
+		}
+		not_greater += ev.diskseq <= last;
+		last = ev.diskseq;
+		announced += ev.media_change;
+		others += strcmp(ev.action, "add") && !ev.media_change;
+	}
+	EXPECT_EQ((int)(self->shared->ran + self->shared->stopped), announced);
+	EXPECT_EQ(0, not_greater);
+	EXPECT_EQ(0, others);
+	EXPECT_EQ(0, left_otherwise);
+}
+
+/* Opening the disk in answer to its event is answered by no event. */
+TEST_F(raced, r7_opening_at_every_event_ends)
+{
+	int64_t end = now_ms() + limit_ms();
+	pid_t opener[OPENERS];
+	struct announced n;
+	int i, err;
+
+	assembled(&self->a);
+	array_begin(&self->a);
+	array_close(&self->a);
+	for (i = 0; i < OPENERS; i++)
+		opener[i] = spawn_opener(self->a.name);
+	for (i = 0; i < CYCLES; i++) {
+		ASSERT_EQ(0, write_state(&self->a, "active"));
+		while ((err = write_state(&self->a, "inactive"))) {
+			ASSERT_EQ(EBUSY, err);
+			ASSERT_LT(now_ms(), end);
+		}
+	}
+	for (i = 0; i < OPENERS; i++)
+		end_child(opener[i]);
+	count_announced(&self->a, &n);
+	EXPECT_EQ(2U * CYCLES, n.count);
+	EXPECT_EQ(0U, n.not_next);
+	EXPECT_EQ(0U, n.others);
+}
+
+TEST_HARNESS_MAIN
