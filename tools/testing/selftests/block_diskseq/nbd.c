@@ -434,8 +434,12 @@ static int connect_by_ioctl(struct nbd *n, int image, unsigned long flags)
 	uint64_t number = diskseq_read(n->sysfs);
 	int64_t end = now_ms() + limit_ms();
 	int sock = start_server(n, 0, image);
+	struct monitor mon;
+	struct uevent ev;
 	struct gate go;
+	int ret = 0;
 
+	monitor_open(&mon, n->name);
 	gate_create(&go);
 	n->client = spawn();
 	if (!n->client)
@@ -443,17 +447,20 @@ static int connect_by_ioctl(struct nbd *n, int image, unsigned long flags)
 	close(sock);
 	close(go.fd[0]);
 	close(go.fd[1]);
-	while (diskseq_read(n->sysfs) == number) {
+	/* the event is the last that is to be seen of it */
+	while (!monitor_next(&mon, &ev, 20) || !ev.media_change ||
+	       ev.diskseq <= number) {
 		if (waitpid(n->client, NULL, WNOHANG)) {
 			n->client = 0;
 			end_server(n, 0);
-			return EBUSY;
+			ret = EBUSY;
+			break;
 		}
 		if (now_ms() > end)
 			die("%s: connected without a new number", n->name);
-		diskseq_wait(n->sysfs, 20);
 	}
-	return 0;
+	monitor_close(&mon);
+	return ret;
 }
 
 static int connect_by_netlink(struct nbd *n, int image, uint64_t flags,
