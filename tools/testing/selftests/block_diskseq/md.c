@@ -100,26 +100,24 @@ static void clean_up(void)
 	stop_minor(owned);
 }
 
-static const char *md_missing(void)
+static const char *md_missing(int level)
 {
 	const char *missing = diskseq_missing();
-
-	if (!missing && access("/proc/mdstat", F_OK))
-		missing = "no /proc/mdstat: kernel without md";
-	return missing;
-}
-
-/* Is the driver of this level there? */
-static bool has_level(int level)
-{
 	char line[256] = "", name[16];
-	FILE *file = fopen("/proc/mdstat", "re");
+	static char no_level[32];
+	FILE *file;
 
-	if (!file || !fgets(line, sizeof(line), file))
+	if (missing)
+		return missing;
+	file = fopen("/proc/mdstat", "re");
+	if (!file)
+		return "no /proc/mdstat: kernel without md";
+	if (!fgets(line, sizeof(line), file))
 		die("/proc/mdstat: %s", strerror(errno));
 	fclose(file);
 	snprintf(name, sizeof(name), "[raid%d]", level);
-	return strstr(line, name);
+	snprintf(no_level, sizeof(no_level), "kernel without raid%d", level);
+	return strstr(line, name) ? NULL : no_level;
 }
 
 /* Above @minor, and not in use. */
@@ -582,12 +580,10 @@ FIXTURE_VARIANT_ADD(new_medium, inactive_raid1) {
 
 FIXTURE_SETUP(new_medium)
 {
-	const char *missing = md_missing();
+	const char *missing = md_missing(variant->level);
 
 	if (missing)
 		SKIP_SETUP("%s", missing);
-	if (!has_level(variant->level))
-		SKIP_SETUP("kernel without raid%d", variant->level);
 	array_create(&self->a, variant->level);
 	variant->prepare(&self->a);
 	array_begin(&self->a);
@@ -908,12 +904,10 @@ FIXTURE_VARIANT_ADD(same_medium, disk_fails) {
 
 FIXTURE_SETUP(same_medium)
 {
-	const char *missing = md_missing();
+	const char *missing = md_missing(variant->level);
 
 	if (missing)
 		SKIP_SETUP("%s", missing);
-	if (!has_level(variant->level))
-		SKIP_SETUP("kernel without raid%d", variant->level);
 	array_create(&self->a, variant->level);
 	variant->prepare(&self->a);
 	array_begin(&self->a);
@@ -971,12 +965,10 @@ FIXTURE_VARIANT_ADD(refused, raid1) {
 
 FIXTURE_SETUP(refused)
 {
-	const char *missing = md_missing();
+	const char *missing = md_missing(variant->level);
 
 	if (missing)
 		SKIP_SETUP("%s", missing);
-	if (!has_level(variant->level))
-		SKIP_SETUP("kernel without raid%d", variant->level);
 	array_create(&self->a, variant->level);
 }
 
@@ -1040,12 +1032,10 @@ FIXTURE_VARIANT_ADD(hot, raid1) {
 
 FIXTURE_SETUP(hot)
 {
-	const char *missing = md_missing();
+	const char *missing = md_missing(variant->level);
 
 	if (missing)
 		SKIP_SETUP("%s", missing);
-	if (!has_level(variant->level))
-		SKIP_SETUP("kernel without raid%d", variant->level);
 	array_create(&self->a, variant->level);
 }
 
@@ -1175,12 +1165,10 @@ FIXTURE_VARIANT_ADD(partitions, msdos_raid1) {
 
 FIXTURE_SETUP(partitions)
 {
-	const char *missing = md_missing();
+	const char *missing = md_missing(variant->level);
 
 	if (missing)
 		SKIP_SETUP("%s", missing);
-	if (!has_level(variant->level))
-		SKIP_SETUP("kernel without raid%d", variant->level);
 	array_create(&self->a, variant->level);
 	/* written through an array, so that it is where this level has it */
 	running(&self->a);
@@ -1315,12 +1303,10 @@ FIXTURE_VARIANT_ADD(raced, raid1) {
 
 FIXTURE_SETUP(raced)
 {
-	const char *missing = md_missing();
+	const char *missing = md_missing(variant->level);
 
 	if (missing)
 		SKIP_SETUP("%s", missing);
-	if (!has_level(variant->level))
-		SKIP_SETUP("kernel without raid%d", variant->level);
 	array_create(&self->a, variant->level);
 	self->shared = shared_memory(sizeof(*self->shared));
 }

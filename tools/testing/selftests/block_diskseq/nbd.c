@@ -2155,6 +2155,8 @@ static void wait_for_parts(const struct nbd *n)
 			die("%s: nobody finds the partitions", n->name);
 		poll(NULL, 0, 1);
 	}
+	/* there before its event; who opens the disk waits for the scan to end */
+	close(disk_open(n->name, 0, O_RDONLY));
 }
 
 TEST_F(openers, r10_do_not_disturb_partitions_or_announcements)
