@@ -68,7 +68,7 @@ $(LOG)/told.results: build/vm/story.img build/prebuilt/$(DEB_SUITE)/version $(SE
 	@scripts/told $(basename $@) $(START) $< build/prebuilt/$(DEB_SUITE) $(SERIES)
 $(LOG)/sanitizer.results: $(SANITIZED)/bzImage $(SERIES)/tests.img | $(LOG)/told.results
 	@LOCKDEP=y scripts/boot-tests "tests on $(SANITIZED)" $< $(basename $@) 1800 \
-		$(SERIES)/tests.list $(SERIES)/tests.img DISKSEQ_STORM=$$(($(STORM) / 10))
+		$(SERIES)/sanitizer.list $(SERIES)/tests.img DISKSEQ_STORM=$$(($(STORM) / 10))
 $(LOG)/check.results: FORCE $(SERIES)/tree.id $(PRISTINE)/tree.id | packages-test $(if $(SIDE_BY_SIDE),$(SANITIZED)/bzImage)
 	@$(NICE) scripts/check $(BASE) $@
 
