@@ -50,11 +50,12 @@ run: $(SERIES)/bzImage build/vm/story.img build/prebuilt/$(DEB_SUITE)/version
 
 ##@ test     everything that proves the series; ends with "N passed, N failed"
 .PHONY: test
-RESULTS := $(patsubst %,$(LOG)/%.results,plain without told sanitizer check)
-test: $(KERNEL)/bzImage $(SERIES)/tests.img build/vm/story.img build/prebuilt/$(DEB_SUITE)/version $(PRISTINE)/tree.id | packages-test
+RESULTS := $(patsubst %,$(LOG)/%.results,plain without told clients sanitizer check)
+test: $(KERNEL)/bzImage $(SERIES)/tests.img build/vm/story.img build/prebuilt/$(DEB_SUITE)/version $(PRISTINE)/tree.id \
+		build/vm/clients.squashfs build/vm/clients.img | packages-test
 	@rm -f $(RESULTS)
 	@EVERY=30 $(MAKE) -j2 SIDE_BY_SIDE=y NICE=nice $(RESULTS)
-	@scripts/verdict $(START) $(RESULTS)
+	@scripts/verdict 'make test' $(START) $(RESULTS)
 
 # Guests wait more than they compute, so they run beside what computes, which lets them go
 # first: the last kernel's build, then the checks.
@@ -66,7 +67,7 @@ $(LOG)/without.results: build/prebuilt/$(DEB_SUITE)/version $(SERIES)/tests.img 
 		$(SERIES)/tests.list $(SERIES)/tests.img $(<D)/modules.img
 $(LOG)/told.results: build/vm/story.img build/prebuilt/$(DEB_SUITE)/version $(SERIES)/bzImage | $(LOG)/without.results
 	@scripts/told $(basename $@) $(START) $< build/prebuilt/$(DEB_SUITE) $(SERIES)
-$(LOG)/sanitizer.results: $(SANITIZED)/bzImage $(SERIES)/tests.img | $(LOG)/told.results
+$(LOG)/sanitizer.results: $(SANITIZED)/bzImage $(SERIES)/tests.img | $(LOG)/clients.results
 	@LOCKDEP=y scripts/boot-tests "tests on $(SANITIZED)" $< $(basename $@) 1800 \
 		$(SERIES)/sanitizer.list $(SERIES)/tests.img DISKSEQ_STORM=$$(($(STORM) / 10))
 $(LOG)/check.results: FORCE $(SERIES)/tree.id $(PRISTINE)/tree.id | packages-test $(if $(SIDE_BY_SIDE),$(SANITIZED)/bzImage)
@@ -102,6 +103,22 @@ check: $(LOG)/check.results
 compare: $(SERIES)/bzImage $(SERIES)/tests.img $(patsubst %,build/prebuilt/%/version,$(COMPARE))
 	@STORM=$$(($(STORM) / 10)) scripts/compare $(START) $(SERIES) $(COMPARE)
 
+##@ clients  systemd, udev, util-linux, mdadm and nbd of Debian 13 on the series' kernel
+.PHONY: clients
+# systemd comes last, since it removes the loop devices that it has used.
+CLIENTS_TESTS := $(addprefix /clients/,util-linux udev example drivers systemd)
+CLIENTS_PROGRAMS := $(addprefix build/vm/clients/,change storm uevents contend diskseq-wait)
+clients: $(LOG)/clients.results
+	@scripts/verdict 'make clients' $(START) $<
+$(LOG)/clients.results: $(SERIES)/bzImage build/vm/clients.squashfs build/vm/clients.img $(if $(SIDE_BY_SIDE),| $(LOG)/told.results,FORCE)
+	@scripts/clients "programs on $(SERIES)" $< $(basename $@) 1200 \
+		build/vm/clients.squashfs build/vm/clients.img $(CLIENTS_TESTS)
+
+##@ measure  what the number costs and what it saves with udev: the base and the series side by side
+.PHONY: measure
+measure: $(PRISTINE)/bzImage $(SERIES)/bzImage build/vm/clients.squashfs build/vm/clients.img
+	@scripts/measure $(START) build/vm/clients.squashfs build/vm/clients.img $(LOG) $(filter %/bzImage,$^)
+
 ##@ bisect   builds the kernel after each patch of the series, and boots it
 .PHONY: bisect
 bisect: $(SERIES)/tree.id $(SERIES)/tests.img
@@ -117,11 +134,11 @@ help:
 	@sed -n 's/^##@ /  /p' Makefile
 
 # What the machine needs. Asked every time, since it takes no time.
-.PHONY: packages packages-test packages-shell
+.PHONY: packages packages-test packages-shell packages-clients
 packages:
 	@scripts/packages kernel
 # A static pattern, since make looks up no other kind for a phony target.
-packages-test packages-shell: packages-%:
+packages-test packages-shell packages-clients: packages-%:
 	@scripts/packages kernel $*
 
 # FORCE: the program behind the target sees by itself whether there is anything to do, and
@@ -141,6 +158,8 @@ $(PRISTINE)/tree.id: FORCE $(SERIES)/base
 
 $(SERIES)/bzImage $(SANITIZED)/bzImage: $(SERIES)/tree.id
 $(PRISTINE)/bzImage: $(PRISTINE)/tree.id
+$(SERIES)/bzImage $(PRISTINE)/bzImage: vm/configs/clients.config
+$(SERIES)/bzImage $(PRISTINE)/bzImage: FILES := $(CLIENTS_FILES)
 $(SANITIZED)/bzImage: vm/configs/sanitizer.config
 %/bzImage: vm/configs/base.config scripts/kernel scripts/config
 	@$(NICE) scripts/kernel $(@D) $(patsubst %.id,%,$(filter %.id,$^)) $(FILES) $(sort $(filter %.config,$^))
@@ -160,6 +179,20 @@ build/vm/story.img: build/vm/init build/vm/story scripts/initrd
 	@scripts/initrd $@.root $@
 build/vm/shell.img: build/vm/init scripts/shell scripts/initrd | packages-shell
 	@scripts/shell $< $@
+build/vm/clients.squashfs: FORCE | packages-clients
+	@scripts/clients-root $@
+build/vm/overlay: vm/overlay.c | packages
+	@mkdir -p $(@D)
+	@$(STATIC) -o $@ $<
+build/vm/clients/%: clients/%.c $(addprefix $(TESTS)/,disk.c image.c uevent.c diskseq.h) | packages
+	@mkdir -p $(@D)
+	@$(STATIC) -I$(TESTS) -o $@ $(filter %.c,$^)
+build/vm/clients/diskseq-wait: Documentation/block/diskseq-wait.c | packages
+	@mkdir -p $(@D)
+	@$(STATIC) -o $@ $<
+build/vm/clients.img: build/vm/overlay $(CLIENTS_PROGRAMS) $(wildcard vm/clients/*) \
+		$(filter-out %.c,$(wildcard clients/*)) scripts/clients-image scripts/initrd
+	@scripts/clients-image $< $@ $(CLIENTS_PROGRAMS) $(filter clients/%,$^)
 $(SERIES)/tests.img: FORCE $(SERIES)/tree.id build/vm/init
 	@scripts/tests $(SERIES)/tree build/vm/init $(SERIES)
 

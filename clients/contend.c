@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Several processes attach images to loop devices that they share, and each waits
+ * for the partition of its own image, in one of three ways:
+ *
+ *   name	the first event of udev's with the partition's name
+ *   settle	"udevadm settle", then the partition with that name
+ *   number	the event of udev's with that name and the number of its own use
+ *
+ * Each image's partition has a name in its table that no other has (PARTNAME in
+ * the events), by which this program, and not the way, tells whose it is.
+ */
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <linux/netlink.h>
+
+#include "diskseq.h"
+
+#define UDEV_GROUP	2
+#define LONGEST_MS	60000
+
+enum way { NAME, SETTLE, NUMBER };
+
+static struct tally {
+	int attached;
+	int wrong;		/* another's partition taken for its own */
+	int none;		/* its own did not come, or was not there */
+	int ignored;		/* events of other uses, with that name */
+	int64_t waited;
+	int64_t longest;
+} *tally;			/* shared, one a process */
+
+static int udev_socket(void)
+{
+	struct sockaddr_nl addr = { .nl_family = AF_NETLINK, .nl_groups = UDEV_GROUP };
+	int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_KOBJECT_UEVENT);
+	int size = 128 << 20;
+
+	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof(size)) ||
+	    bind(fd, (struct sockaddr *)&addr, sizeof(addr)))
+		die("udev's socket: %s", strerror(errno));
+	return fd;
+}
+
+struct event {
+	char action[16];
+	char device[32];
+	char partname[40];
+	uint64_t diskseq;
+};
+
+/* The next event of a block device; false if none came in time. */
+static bool next_event(int fd, struct event *ev, int64_t end)
+{
+	static const struct { const char *key; size_t offset, size; } texts[] = {
+		{ "ACTION=", offsetof(struct event, action), sizeof(ev->action) },
+		{ "DEVNAME=/dev/", offsetof(struct event, device), sizeof(ev->device) },
+		{ "PARTNAME=", offsetof(struct event, partname), sizeof(ev->partname) },
+	};
+	struct pollfd pfd = { .fd = fd, .events = POLLIN };
+	char buf[16384], *pair;
+	int64_t left = end - now_ms();
+	uint32_t offset;
+	ssize_t len;
+	size_t i;
+
+	memset(ev, 0, sizeof(*ev));
+	if (left <= 0 || poll(&pfd, 1, left) != 1)
+		return false;
+	len = recv(fd, buf, sizeof(buf) - 1, 0);
+	/* "libudev", its magic, the size of the header, where the pairs begin */
+	if (len < 24 || memcmp(buf, "libudev", 8))
+		die("udev's socket: %s", len < 0 ? strerror(errno) : "not an event");
+	buf[len] = '\0';
+	memcpy(&offset, buf + 16, sizeof(offset));
+	for (pair = buf + offset; pair < buf + len; pair += strlen(pair) + 1) {
+		for (i = 0; i < sizeof(texts) / sizeof(*texts); i++)
+			if (!strncmp(pair, texts[i].key, strlen(texts[i].key)))
+				snprintf((char *)ev + texts[i].offset, texts[i].size, "%s",
+					 pair + strlen(texts[i].key));
+		if (!strncmp(pair, "DISKSEQ=", 8))
+			ev->diskseq = strtoull(pair + 8, NULL, 10);
+	}
+	return true;
+}
+
+/* The name in the table, as the uevent file of the partition has it now. */
+static bool has_partname(const char *device, const char *partname)
+{
+	char path[64], line[256];
+	bool has = false;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/sys/class/block/%s/uevent", device);
+	f = fopen(path, "re");
+	while (f && fgets(line, sizeof(line), f)) {
+		line[strcspn(line, "\n")] = '\0';
+		has |= !strncmp(line, "PARTNAME=", 9) && !strcmp(line + 9, partname);
+	}
+	if (f)
+		fclose(f);
+	return has;
+}
+
+static void wait_for_event(struct tally *t, int fd, const char *device,
+			   const char *partname, uint64_t number)
+{
+	int64_t end = now_ms() + LONGEST_MS;
+	struct event ev;
+
+	while (next_event(fd, &ev, end)) {
+		if (strcmp(ev.device, device) || strcmp(ev.action, "add"))
+			continue;
+		if (number && ev.diskseq < number) {
+			t->ignored++;
+			continue;
+		}
+		if (number && ev.diskseq > number)
+			break;
+		if (strcmp(ev.partname, partname))
+			t->wrong++;
+		return;
+	}
+	t->none++;
+}
+
+static void settle(struct tally *t, const char *device, const char *partname)
+{
+	if (system("exec udevadm settle --timeout=60"))
+		t->none++;
+	else if (!has_partname(device, partname))
+		t->none++;
+}
+
+static void use(struct tally *t, enum way way, const char *disk, int process)
+{
+	char path[32], device[32], prefix[16], partname[40];
+	struct loop_config config = { .info.lo_flags = LO_FLAGS_PARTSCAN };
+	int fd, events = -1;
+	int64_t start;
+
+	snprintf(path, sizeof(path), "/dev/%s", disk);
+	snprintf(device, sizeof(device), "%sp1", disk);
+	snprintf(prefix, sizeof(prefix), "%d-%d-", process, t->attached);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		die("%s: %s", path, strerror(errno));
+	config.fd = image_create('a', 1);
+	image_table(config.fd, 0, TABLE_GPT, 1, prefix);
+	snprintf(partname, sizeof(partname), "%s1", prefix);
+	/* before it attaches, since it would miss the event otherwise */
+	if (way != SETTLE)
+		events = udev_socket();
+	if (ioctl(fd, LOOP_CONFIGURE, &config)) {
+		if (errno != EBUSY)
+			die("%s: LOOP_CONFIGURE: %s", path, strerror(errno));
+		/* not at once, since udev answers every close by an event */
+		poll(NULL, 0, 50 + rand() % 200);
+	} else {
+		start = now_ms();
+		t->attached++;
+		if (way == SETTLE)
+			settle(t, device, partname);
+		else
+			wait_for_event(t, events, device, partname,
+				       way == NUMBER ? diskseq(fd) : 0);
+		start = now_ms() - start;
+		t->waited += start;
+		if (start > t->longest)
+			t->longest = start;
+		if (ioctl(fd, LOOP_CLR_FD))
+			die("%s: LOOP_CLR_FD: %s", path, strerror(errno));
+	}
+	close(events);
+	close(config.fd);
+	close(fd);
+}
+
+int main(int argc, char **argv)
+{
+	static const char * const ways[] = { "name", "settle", "number" };
+	struct tally sum = { };
+	int processes, i, failed = 0;
+	pid_t pids[64];
+	int64_t end;
+	enum way way = NAME;
+
+	if (argc < 5) {
+		fprintf(stderr, "usage: contend name|settle|number SECONDS PROCESSES DISK...\n");
+		return 2;
+	}
+	while (strcmp(argv[1], ways[way]))
+		if (++way > NUMBER)
+			die("no way: %s", argv[1]);
+	end = now_ms() + 1000LL * atoi(argv[2]);
+	processes = atoi(argv[3]);
+	if (processes > 64)
+		die("at most 64 processes");
+	tally = shared_memory(sizeof(*tally) * processes);
+	for (i = 0; i < processes; i++) {
+		pids[i] = spawn();
+		if (!pids[i]) {
+			srand(i);
+			while (now_ms() < end)
+				use(&tally[i], way, argv[4 + rand() % (argc - 4)], i);
+			_exit(0);
+		}
+	}
+	for (i = 0; i < processes; i++) {
+		failed |= child_status(pids[i]);
+		sum.attached += tally[i].attached;
+		sum.wrong += tally[i].wrong;
+		sum.none += tally[i].none;
+		sum.ignored += tally[i].ignored;
+		sum.waited += tally[i].waited;
+		if (tally[i].longest > sum.longest)
+			sum.longest = tally[i].longest;
+	}
+	printf("attached %d wrong %d none %d ignored %d mean_ms %lld longest_ms %lld\n",
+	       sum.attached, sum.wrong, sum.none, sum.ignored,
+	       (long long)(sum.attached ? sum.waited / sum.attached : 0),
+	       (long long)sum.longest);
+	return !!failed;
+}
