@@ -149,13 +149,13 @@ static bool plug_stick(int fd, char medium)
 		   "'path': '/machine/peripheral/stickbus', 'property': 'attached', 'value': true");
 }
 
-/* Until it has announced all that it was added with; this link is made last. */
+/* Until all of it is there; this file comes last, after the events. */
 static bool wait_for_disk(const char *disk)
 {
 	int64_t end = now_ms() + FOUND_MS;
 	char path[64];
 
-	snprintf(path, sizeof(path), "/sys/block/%s/bdi", disk);
+	snprintf(path, sizeof(path), "/sys/block/%s/events_poll_msecs", disk);
 	while (access(path, F_OK)) {
 		if (now_ms() > end)
 			return false;
@@ -628,6 +628,7 @@ static void expect_one_number(FIXTURE_DATA(drive) *self,
 		ASSERT_TRUE(monitor_next(&self->mon, &ev, FOUND_MS));
 	} while (strcmp(ev.action, "add"));
 	EXPECT_LT(self->before, ev.diskseq);
+	ASSERT_TRUE(wait_for_disk(self->disk));
 
 	set_polling(self, POLL_MSECS);
 	fd = open(self->path, O_RDONLY | O_CLOEXEC);
@@ -815,6 +816,7 @@ TEST_F(drive, r7_stick_that_is_pulled_and_plugged_in_again_has_a_new_number)
 		ASSERT_TRUE(monitor_next(&self->mon, &ev, FOUND_MS));
 	} while (strcmp(ev.action, "add"));
 	EXPECT_LT(self->before, ev.diskseq);
+	ASSERT_TRUE(wait_for_disk(self->disk));
 	set_polling(self, POLL_MSECS);
 	EXPECT_EQ(0, open_at_each_event(self));
 	EXPECT_EQ(ev.diskseq, diskseq_sysfs(self->disk));
