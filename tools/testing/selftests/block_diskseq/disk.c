@@ -428,6 +428,17 @@ uint64_t diskseq_of(const char *path)
 	return number;
 }
 
+/* By a descriptor of the disk, or by its name if that is -1. */
+uint64_t diskseq_ioctl(const char *disk, int fd)
+{
+	uint64_t number;
+
+	fd = fd >= 0 ? dup(fd) : disk_open(disk, 0, O_RDONLY);
+	number = diskseq(fd);
+	close(fd);
+	return number;
+}
+
 int diskseq_open_sysfs(const char *disk)
 {
 	char path[64];

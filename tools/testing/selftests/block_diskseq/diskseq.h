@@ -114,6 +114,7 @@ int file_write(const char *path, const char *value);
 
 uint64_t diskseq(int fd);
 uint64_t diskseq_of(const char *path);
+uint64_t diskseq_ioctl(const char *disk, int fd);
 int diskseq_open_sysfs(const char *disk);
 uint64_t diskseq_read(int sysfs);
 uint64_t diskseq_sysfs(const char *disk);
@@ -212,8 +213,18 @@ struct sighting {
 
 #define LOOKED_AT		100
 
-void look_at_number(struct monitor *mon, const char *disk, uint64_t above,
-		    const char *mark, struct sighting *found);
+pid_t spawn_looker(struct monitor *mon, const char *disk, int fd, uint64_t above,
+		   const char *mark, struct sighting *found);
+
+struct announced {
+	unsigned int count;
+	unsigned int not_next;	/* that are not of the next number */
+	unsigned int others;	/* events of the disk that announce no medium */
+	unsigned int parts;	/* events of partitions */
+	uint64_t last;
+};
+
+void count_announced(struct monitor *mon, uint64_t before, struct announced *a);
 
 void script_event(struct script *s, const struct uevent *ev, uint64_t base);
 void script_add(struct script *s, const char *fmt, ...) __printf(2, 3);

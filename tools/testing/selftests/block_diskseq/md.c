@@ -606,20 +606,11 @@ TEST_F(new_medium, r3_takes_one_new_number)
 	EXPECT_EQ(counter + 2, next_number());
 }
 
-static uint64_t number_by_ioctl(const struct array *a)
-{
-	int fd = a->fd >= 0 ? dup(a->fd) : disk_open(a->name, 0, O_RDONLY);
-	uint64_t number = diskseq(fd);
-
-	close(fd);
-	return number;
-}
-
 TEST_F(new_medium, r5_three_readings_agree)
 {
 	ASSERT_EQ(0, variant->operate(&self->a));
 	EXPECT_EQ(self->a.before + 1, diskseq_read(self->sysfs));
-	EXPECT_EQ(self->a.before + 1, number_by_ioctl(&self->a));
+	EXPECT_EQ(self->a.before + 1, diskseq_ioctl(self->a.name, self->a.fd));
 	EXPECT_EQ(self->a.before + 1, diskseq_uevent_file(self->a.name));
 }
 
@@ -660,18 +651,9 @@ TEST_F(new_medium, r8_can_be_read_when_announced)
 	struct array *a = &self->a;
 	const char *mark = mark_new();
 	char want[SECTOR];
-	struct gate ready;
 	pid_t pid;
 
-	gate_create(&ready);
-	pid = spawn();
-	if (!pid) {
-		array_close(a);
-		gate_pass(&ready);
-		look_at_number(&a->mon, a->name, a->before, mark, seen);
-		_exit(0);
-	}
-	gate_wait(&ready);
+	pid = spawn_looker(&a->mon, a->name, a->fd, a->before, mark, seen);
 	ASSERT_EQ(0, variant->operate(a));
 	mark_raise(mark);
 	ASSERT_EQ(0, child_status(pid));
@@ -927,7 +909,7 @@ TEST_F(same_medium, r3_takes_no_number)
 
 	ASSERT_EQ(variant->error, variant->operate(&self->a));
 	EXPECT_EQ(self->a.before, diskseq_read(self->sysfs));
-	EXPECT_EQ(self->a.before, number_by_ioctl(&self->a));
+	EXPECT_EQ(self->a.before, diskseq_ioctl(self->a.name, self->a.fd));
 	EXPECT_EQ(counter + 1, next_number());
 }
 
@@ -1316,33 +1298,6 @@ FIXTURE_TEARDOWN(raced)
 	array_destroy(&self->a);
 }
 
-struct announced {
-	unsigned int count;
-	unsigned int not_next;	/* that are not of the next number */
-	unsigned int others;	/* events of the disk that announce no medium */
-	uint64_t last;
-};
-
-static void count_announced(struct array *a, struct announced *n)
-{
-	const char *mark = mark_now();
-	struct uevent ev;
-
-	memset(n, 0, sizeof(*n));
-	n->last = a->before;
-	while (monitor_next_before(&a->mon, &ev, mark)) {
-		if (ev.partno)
-			continue;
-		if (!ev.media_change) {
-			n->others++;
-			continue;
-		}
-		n->count++;
-		n->not_next += ev.diskseq != n->last + 1;
-		n->last = ev.diskseq;
-	}
-}
-
 /* All at once, each one time. */
 static void write_at_once(const struct array *a, struct shared *shared,
 			  const char *state)
@@ -1393,7 +1348,7 @@ TEST_F(raced, r7_change_is_announced_once_whoever_makes_it)
 			with += self->shared->number[i] == self->a.before + round;
 		EXPECT_LE(1, with);
 	}
-	count_announced(&self->a, &n);
+	count_announced(&self->a.mon, self->a.before, &n);
 	EXPECT_EQ(2U * ROUNDS, n.count);
 	EXPECT_EQ(0U, n.not_next);
 	EXPECT_EQ(0U, n.others);
@@ -1434,7 +1389,7 @@ static void storm(struct array *a, int openers, struct announced *n)
 			die("a writer failed");
 	for (i = 0; i < openers; i++)
 		end_child(opener[i]);
-	count_announced(a, n);
+	count_announced(&a->mon, a->before, n);
 }
 
 TEST_F(raced, r7_storm_announces_each_number_once_and_in_order)
@@ -1556,7 +1511,7 @@ TEST_F(raced, r7_opening_at_every_event_ends)
 	}
 	for (i = 0; i < OPENERS; i++)
 		end_child(opener[i]);
-	count_announced(&self->a, &n);
+	count_announced(&self->a.mon, self->a.before, &n);
 	EXPECT_EQ(2U * CYCLES, n.count);
 	EXPECT_EQ(0U, n.not_next);
 	EXPECT_EQ(0U, n.others);

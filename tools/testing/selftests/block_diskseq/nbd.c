@@ -1133,15 +1133,6 @@ TEST_F(new_medium, r3_takes_one_new_number)
 	EXPECT_EQ(counter + 2, next_number());
 }
 
-static uint64_t number_by_ioctl(const struct nbd *n)
-{
-	int fd = disk_open(n->name, 0, O_RDONLY);
-	uint64_t number = diskseq(fd);
-
-	close(fd);
-	return number;
-}
-
 TEST_F(new_medium, r5_three_readings_agree)
 {
 	uint64_t number;
@@ -1149,7 +1140,7 @@ TEST_F(new_medium, r5_three_readings_agree)
 	ASSERT_EQ(0, variant->operate(&self->n));
 	number = diskseq_read(self->n.sysfs);
 	EXPECT_EQ(self->n.before + 1, number);
-	EXPECT_EQ(number, number_by_ioctl(&self->n));
+	EXPECT_EQ(number, diskseq_ioctl(self->n.name, -1));
 	EXPECT_EQ(number, diskseq_uevent_file(self->n.name));
 }
 
@@ -1183,18 +1174,9 @@ TEST_F(new_medium, r8_can_be_read_when_announced)
 	struct nbd *n = &self->n;
 	const char *mark = mark_new();
 	char want[SECTOR];
-	struct gate ready;
 	pid_t pid;
 
-	gate_create(&ready);
-	pid = spawn();
-	if (!pid) {
-		nbd_close(n);
-		gate_pass(&ready);
-		look_at_number(&n->mon, n->name, n->before, mark, seen);
-		_exit(0);
-	}
-	gate_wait(&ready);
+	pid = spawn_looker(&n->mon, n->name, n->fd, n->before, mark, seen);
 	ASSERT_EQ(0, variant->operate(n));
 	mark_raise(mark);
 	ASSERT_EQ(0, child_status(pid));
@@ -1627,7 +1609,7 @@ TEST_F(same_medium, r3_takes_no_number)
 
 	ASSERT_EQ(variant->error, variant->operate(&self->n));
 	EXPECT_EQ(self->n.number, diskseq_read(self->n.sysfs));
-	EXPECT_EQ(self->n.number, number_by_ioctl(&self->n));
+	EXPECT_EQ(self->n.number, diskseq_ioctl(self->n.name, -1));
 	EXPECT_EQ(counter + 1, next_number());
 }
 

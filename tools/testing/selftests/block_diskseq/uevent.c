@@ -246,13 +246,12 @@ size_t monitor_drop(struct monitor *mon)
 void trigger(const char *dev, const char *action)
 {
 	char path[64];
-	int fd;
+	int err;
 
 	snprintf(path, sizeof(path), "/sys/class/block/%s/uevent", dev);
-	fd = open(path, O_WRONLY | O_CLOEXEC);
-	if (fd < 0 || write(fd, action, strlen(action)) != (ssize_t)strlen(action))
-		die("%s: %s", path, strerror(errno));
-	close(fd);
+	err = file_write(path, action);
+	if (err)
+		die("%s: %s", path, strerror(err));
 }
 
 static void read_some(int fd, off_t offset)
@@ -321,8 +320,9 @@ void end_child(pid_t pid)
 }
 
 /* Wait until a number greater than @above is announced, or @mark, and look. */
-void look_at_number(struct monitor *mon, const char *disk, uint64_t above,
-		    const char *mark, struct sighting *found)
+static void look_at_number(struct monitor *mon, const char *disk,
+			   uint64_t above, const char *mark,
+			   struct sighting *found)
 {
 	char path[48];
 	struct uevent ev;
@@ -345,6 +345,48 @@ void look_at_number(struct monitor *mon, const char *disk, uint64_t above,
 	    pread(fd, found->content, SECTOR, LOOKED_AT * SECTOR) != SECTOR)
 		die("%s: %s", path, strerror(errno));
 	close(fd);
+}
+
+/* Another process that does so, and in which @fd, of the disk, is not open. */
+pid_t spawn_looker(struct monitor *mon, const char *disk, int fd, uint64_t above,
+		   const char *mark, struct sighting *found)
+{
+	struct gate ready;
+	pid_t pid;
+
+	gate_create(&ready);
+	pid = spawn();
+	if (!pid) {
+		close(fd);
+		gate_pass(&ready);
+		look_at_number(mon, disk, above, mark, found);
+		_exit(0);
+	}
+	gate_wait(&ready);
+	return pid;
+}
+
+/* The announcements so far. The first is to be of the number after @before. */
+void count_announced(struct monitor *mon, uint64_t before, struct announced *a)
+{
+	const char *mark = mark_now();
+	struct uevent ev;
+
+	memset(a, 0, sizeof(*a));
+	a->last = before;
+	while (monitor_next_before(mon, &ev, mark)) {
+		if (ev.partno) {
+			a->parts++;
+			continue;
+		}
+		if (!ev.media_change) {
+			a->others++;
+			continue;
+		}
+		a->count++;
+		a->not_next += ev.diskseq != a->last + 1;
+		a->last = ev.diskseq;
+	}
 }
 
 void script_add(struct script *s, const char *fmt, ...)
