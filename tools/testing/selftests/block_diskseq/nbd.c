@@ -1969,6 +1969,18 @@ FIXTURE(in_flight) {
 	struct nbd n;
 };
 
+FIXTURE_VARIANT(in_flight) {
+	bool opened;		/* before, so that not the open waits but a read */
+};
+
+FIXTURE_VARIANT_ADD(in_flight, scan) {
+	.opened = false,
+};
+
+FIXTURE_VARIANT_ADD(in_flight, read) {
+	.opened = true,
+};
+
 FIXTURE_SETUP(in_flight)
 {
 	const char *missing = nbd_missing();
@@ -1990,7 +2002,8 @@ TEST_F(in_flight, r8_request_does_not_keep_the_medium)
 	pid_t reader;
 
 	by_ioctl(n);
-	nbd_scan(n);
+	if (variant->opened)
+		nbd_scan(n);
 	__atomic_store_n(&n->orders->die_at_read, 1, __ATOMIC_SEQ_CST);
 	reader = spawn();
 	if (!reader) {
