@@ -50,7 +50,7 @@ run: $(SERIES)/bzImage build/vm/story.img build/prebuilt/$(DEB_SUITE)/version
 
 ##@ test     everything that proves the series; ends with "N passed, N failed"
 .PHONY: test
-RESULTS := $(patsubst %,$(LOG)/%.results,plain without told clients sanitizer check)
+RESULTS := $(patsubst %,$(LOG)/%.results,plain without told clients sanitizer check bisect)
 test: $(KERNEL)/bzImage $(SERIES)/tests.img build/vm/story.img build/prebuilt/$(DEB_SUITE)/version $(PRISTINE)/tree.id \
 		build/vm/clients.squashfs build/vm/clients.img | packages-test
 	@rm -f $(RESULTS)
@@ -119,10 +119,15 @@ $(LOG)/clients.results: $(SERIES)/bzImage build/vm/clients.squashfs build/vm/cli
 measure: $(PRISTINE)/bzImage $(SERIES)/bzImage build/vm/clients.squashfs build/vm/clients.img
 	@scripts/measure $(START) build/vm/clients.squashfs build/vm/clients.img $(LOG) $(filter %/bzImage,$^)
 
-##@ bisect   builds the kernel after each patch of the series, and boots it
+##@ bisect   builds and boots the kernel after each patch of the series, with all tests that pass by then
 .PHONY: bisect
 bisect: $(SERIES)/tree.id $(SERIES)/tests.img
-	@scripts/bisect $(SERIES)/tree build/$(BASE)-bisect $(FILES) $(SERIES)/tests.img
+	@$(BISECT) all $(LOG)/bisect-all.results
+	@scripts/verdict 'make bisect' $(START) $(LOG)/bisect-all.results
+BISECT = scripts/bisect $(SERIES)-bisect $(FILES) $(SERIES)/tests.img $(PATCHES)/passes
+# Here with the tests that are the patch's own.
+$(LOG)/bisect.results: FORCE $(SERIES)/tree.id $(SERIES)/tests.img $(if $(SIDE_BY_SIDE),| $(LOG)/check.results)
+	@$(NICE) $(BISECT) own $@
 
 ##@ clean    removes build/; downloads and compiled files stay in the user's cache directory
 ##@ help     this list
