@@ -88,7 +88,7 @@ void image_sector(char id, uint64_t sector, const char *key, char *buf)
 	size_t i;
 
 	memset(buf, id, SECTOR);
-	snprintf(buf, 32, "image %c sector %llu", id, (unsigned long long)sector);
+	snprintf(buf, 40, "image %c sector %llu", id, (unsigned long long)sector);
 	for (i = 0; key && i < SECTOR; i++)
 		buf[i] ^= key[i % strlen(key)];
 }
