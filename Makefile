@@ -2,6 +2,7 @@
 # One number per medium: builds, boots and proves the diskseq series. "make help" lists the ways in.
 
 BASE ?= 5.10
+ARCH ?= x86_64
 # Set by the caller, if at all:
 STOCK ?=
 SANITIZE ?=
@@ -16,6 +17,11 @@ export ACCEL FORCE
 ifeq ($(wildcard bases/$(BASE).mk),)
 $(error BASE=$(BASE) is not known; choose one of: $(sort $(patsubst bases/%.mk,%,$(wildcard bases/*.mk))))
 endif
+# The machine by the kernel's name for it; others have another name for the last.
+override ARCH := $(ARCH:s390x=s390)
+ifeq ($(wildcard machines/$(ARCH).mk),)
+$(error ARCH=$(ARCH) is not known; choose one of: $(sort $(patsubst machines/%.mk,%,$(wildcard machines/*.mk))))
+endif
 ifeq ($(filter tcg kvm,$(ACCEL)),)
 $(error ACCEL=$(ACCEL) is not known; use tcg or kvm)
 endif
@@ -23,6 +29,22 @@ ifeq ($(shell expr 'x$(STORM)' : 'x[1-9][0-9][0-9][0-9]*$$'),0)
 $(error STORM=$(STORM): give a number of attaches, 100 or more)
 endif
 include bases/$(BASE).mk
+include machines/$(ARCH).mk
+FRAGMENTS := $(CONFIGS:%=vm/configs/%.config)
+
+# What is built for another machine lies beside what is built for this one.
+ifneq ($(ARCH),x86_64)
+MACHINE := -$(ARCH)
+NOT_THERE := $(filter-out test kernel tree refresh series clean help,$(MAKECMDGOALS)) $(SANITIZE:%=SANITIZE=%)
+ifneq ($(strip $(NOT_THERE)),)
+$(error $(strip $(NOT_THERE)): not with ARCH=$(ARCH), which is for test and kernel)
+endif
+# The kernel's make and its selftests look for these in the environment.
+export ARCH CROSS_COMPILE
+else
+MACHINE :=
+unexport ARCH CROSS_COMPILE
+endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -37,31 +59,37 @@ SERIES := build/$(BASE)
 PRISTINE := build/$(BASE)-stock
 SANITIZED := build/$(BASE)-sanitizer
 PATCHES := patches/$(BASE)
-LOG := $(SERIES)/log
+LOG := $(SERIES)$(MACHINE)/log
 START := $(shell date +%s)
 
 # The kernel that the caller means.
-KERNEL := $(if $(STOCK),$(PRISTINE),$(if $(SANITIZE),$(SANITIZED),$(SERIES)))
+KERNEL := $(if $(STOCK),$(PRISTINE),$(if $(SANITIZE),$(SANITIZED),$(SERIES)))$(MACHINE)
 
 ##@ run      the main job: the story on real loop devices, without and with the series
 .PHONY: run
 run: $(SERIES)/bzImage build/vm/story.img build/prebuilt/$(DEB_SUITE)/version
 	@scripts/run $(START) build/vm/story.img build/prebuilt/$(DEB_SUITE) $(SERIES)
 
-##@ test     everything that proves the series; ends with "N passed, N failed"
+##@ test     everything that proves the series; ends with "N passed, N failed"; ARCH=i386, arm64 or
+##@          s390: the selftests alone, on such a machine
 .PHONY: test
+ifdef MACHINE
+test: $(LOG)/plain.results
+	@scripts/verdict 'make test ARCH=$(ARCH)' $(START) $<
+else
 RESULTS := $(patsubst %,$(LOG)/%.results,plain without told clients sanitizer check bisect)
 test: $(KERNEL)/bzImage $(SERIES)/tests.img build/vm/story.img build/prebuilt/$(DEB_SUITE)/version $(PRISTINE)/tree.id \
 		build/vm/clients.squashfs build/vm/clients.img | packages-test
 	@rm -f $(RESULTS)
 	@EVERY=30 $(MAKE) -j2 SIDE_BY_SIDE=y NICE=nice $(RESULTS)
 	@scripts/verdict 'make test' $(START) $(RESULTS)
+endif
 
 # Guests wait more than they compute, so they run beside what computes, which lets them go
 # first: the last kernel's build, then the checks.
-$(LOG)/plain.results: $(KERNEL)/bzImage $(SERIES)/tests.img
+$(LOG)/plain.results: $(KERNEL)/$(IMAGE) $(SERIES)$(MACHINE)/tests.img $(if $(MACHINE),FORCE)
 	@scripts/boot-tests "tests on $(KERNEL)" $< $(basename $@) 1200 \
-		$(SERIES)/tests.list $(SERIES)/tests.img DISKSEQ_STORM=$(STORM)
+		$(SERIES)$(MACHINE)/tests.list $(SERIES)$(MACHINE)/tests.img DISKSEQ_STORM=$(STORM)
 $(LOG)/without.results: build/prebuilt/$(DEB_SUITE)/version $(SERIES)/tests.img | $(LOG)/plain.results
 	@scripts/without "tests on Debian's $$(cat $<)" $(<D)/vmlinuz $(basename $@) 300 \
 		$(SERIES)/tests.list $(SERIES)/tests.img $(<D)/modules.img
@@ -73,9 +101,10 @@ $(LOG)/sanitizer.results: $(SANITIZED)/bzImage $(SERIES)/tests.img | $(LOG)/clie
 $(LOG)/check.results: FORCE $(SERIES)/tree.id $(PRISTINE)/tree.id | packages-test $(if $(SIDE_BY_SIDE),$(SANITIZED)/bzImage)
 	@$(NICE) scripts/check $(BASE) $@
 
-##@ kernel   a bootable build/BASE/bzImage; STOCK=1: without the series; SANITIZE=1: with KASAN, lockdep, ...
+##@ kernel   a bootable build/BASE/bzImage; STOCK=1: without the series; SANITIZE=1: with KASAN, lockdep, ...;
+##@          ARCH=i386, arm64 or s390: for such a machine
 .PHONY: kernel
-kernel: $(KERNEL)/bzImage
+kernel: $(KERNEL)/$(IMAGE)
 	@ls -l $<
 
 ##@ tree     build/BASE/tree: a git tree of the base with the series on top, a commit a patch
@@ -122,12 +151,12 @@ measure: $(PRISTINE)/bzImage $(SERIES)/bzImage build/vm/clients.squashfs build/v
 ##@ bisect   builds and boots the kernel after each patch of the series, with all tests that pass by then
 .PHONY: bisect
 bisect: $(SERIES)/tree.id $(SERIES)/tests.img
-	@$(BISECT) all $(LOG)/bisect-all.results
+	@$(BISECT) all $(LOG)/bisect-all.results $(FRAGMENTS)
 	@scripts/verdict 'make bisect' $(START) $(LOG)/bisect-all.results
 BISECT = scripts/bisect $(SERIES)-bisect $(FILES) $(SERIES)/tests.img $(PATCHES)/passes
 # Here with the tests that are the patch's own.
 $(LOG)/bisect.results: FORCE $(SERIES)/tree.id $(SERIES)/tests.img $(if $(SIDE_BY_SIDE),| $(LOG)/check.results)
-	@$(NICE) $(BISECT) own $@
+	@$(NICE) $(BISECT) own $@ $(FRAGMENTS)
 
 ##@ clean    removes build/; downloads and compiled files stay in the user's cache directory
 ##@ help     this list
@@ -135,13 +164,13 @@ $(LOG)/bisect.results: FORCE $(SERIES)/tree.id $(SERIES)/tests.img $(if $(SIDE_B
 clean:
 	rm -rf build
 help:
-	@echo "make TARGET [BASE=$(BASE)] [LINUX=DIR, your own kernel tree] [ACCEL=tcg|kvm] [STORM=$(STORM)]"
+	@echo "make TARGET [BASE=$(BASE)] [ARCH=$(ARCH)] [LINUX=DIR, your own kernel tree] [ACCEL=tcg|kvm] [STORM=$(STORM)]"
 	@sed -n 's/^##@ /  /p' Makefile
 
 # What the machine needs. Asked every time, since it takes no time.
 .PHONY: packages packages-test packages-shell packages-clients
 packages:
-	@scripts/packages kernel
+	@scripts/packages kernel $(filter arm64 s390,$(ARCH))
 # A static pattern, since make looks up no other kind for a phony target.
 packages-test packages-shell packages-clients: packages-%:
 	@scripts/packages kernel $*
@@ -161,19 +190,19 @@ $(SERIES)/tree.id: FORCE $(SERIES)/base
 $(PRISTINE)/tree.id: FORCE $(SERIES)/base
 	@scripts/tree $(PRISTINE) stock $(SERIES)
 
-$(SERIES)/bzImage $(SANITIZED)/bzImage: $(SERIES)/tree.id
-$(PRISTINE)/bzImage: $(PRISTINE)/tree.id
+$(SERIES)$(MACHINE)/$(IMAGE) $(SANITIZED)/bzImage: $(SERIES)/tree.id
+$(PRISTINE)$(MACHINE)/$(IMAGE): $(PRISTINE)/tree.id
 $(SERIES)/bzImage $(PRISTINE)/bzImage: vm/configs/clients.config
 $(SERIES)/bzImage $(PRISTINE)/bzImage: FILES := $(CLIENTS_FILES)
 $(SANITIZED)/bzImage: vm/configs/sanitizer.config
-%/bzImage: vm/configs/base.config scripts/kernel scripts/config
-	@$(NICE) scripts/kernel $(@D) $(patsubst %.id,%,$(filter %.id,$^)) $(FILES) $(sort $(filter %.config,$^))
+%/$(IMAGE): $(FRAGMENTS) scripts/kernel scripts/config
+	@$(NICE) scripts/kernel $@ $(patsubst %.id,%,$(filter %.id,$^)) $(FILES) $(sort $(filter %.config,$^))
 
 # Programs of the guest: static, since it has no libraries.
 TESTS := tools/testing/selftests/block_diskseq
-STATIC := gcc -std=gnu11 -O2 -Wall -Wextra -Wno-unused-parameter -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -static
+STATIC := $(CC) -std=gnu11 -O2 -Wall -Wextra -Wno-unused-parameter -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -static
 
-build/vm/init: vm/init.c | packages
+build/vm$(MACHINE)/init: vm/init.c | packages
 	@mkdir -p $(@D)
 	@$(STATIC) -o $@ $<
 build/vm/story: vm/story.c $(addprefix $(TESTS)/,disk.c image.c uevent.c diskseq.h) | packages
@@ -198,8 +227,8 @@ build/vm/clients/diskseq-wait: Documentation/block/diskseq-wait.c | packages
 build/vm/clients.img: build/vm/overlay $(CLIENTS_PROGRAMS) $(wildcard vm/clients/*) \
 		$(filter-out %.c,$(wildcard clients/*)) scripts/clients-image scripts/initrd
 	@scripts/clients-image $< $@ $(CLIENTS_PROGRAMS) $(filter clients/%,$^)
-$(SERIES)/tests.img: FORCE $(SERIES)/tree.id build/vm/init
-	@scripts/tests $(SERIES)/tree build/vm/init $(SERIES)
+$(SERIES)$(MACHINE)/tests.img: FORCE $(SERIES)/tree.id build/vm$(MACHINE)/init
+	@scripts/tests $(SERIES)/tree build/vm$(MACHINE)/init $(@D)
 
 build/prebuilt/%/version: scripts/prebuilt | packages
 	@scripts/prebuilt $* $(@D)
