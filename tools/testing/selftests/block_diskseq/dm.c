@@ -275,6 +275,7 @@ FIXTURE_VARIANT(same_medium) {
 	void (*prepare)(struct dm *d);
 	int (*operate)(struct dm *d);
 	int err;
+	uint64_t disks;		/* that come and go with it, each with a number */
 	const char *events;
 };
 
@@ -293,7 +294,7 @@ FIXTURE_VARIANT_ADD(same_medium, table_with_other_sectors) {
 FIXTURE_VARIANT_ADD(same_medium, table_of_another_size) {
 	.prepare = mapped,
 	.operate = op_both_images,
-	.events = "change disk +0 resize, change disk +0",
+	.events = "change disk +0",
 };
 
 FIXTURE_VARIANT_ADD(same_medium, table_that_fails_all_reads) {
@@ -353,10 +354,12 @@ FIXTURE_VARIANT_ADD(same_medium, beyond_the_end) {
 	.events = "",
 };
 
+/* The device mapper adds a disk, sees that the name is taken and removes it. */
 FIXTURE_VARIANT_ADD(same_medium, name_that_is_taken) {
 	.prepare = mapped,
 	.operate = op_same_name,
 	.err = EBUSY,
+	.disks = 1,
 	.events = "",
 };
 
@@ -393,7 +396,7 @@ TEST_F(same_medium, r3_takes_no_number)
 	uint64_t counter = next_number();
 
 	ASSERT_EQ(variant->err, variant->operate(&self->d));
-	EXPECT_EQ(counter + 1, next_number());
+	EXPECT_EQ(counter + variant->disks + 1, next_number());
 	EXPECT_EQ(self->number, diskseq_read(self->sysfs));
 	EXPECT_EQ(self->number, diskseq_ioctl(self->d.disk, -1));
 	EXPECT_EQ(self->number, diskseq_uevent_file(self->d.disk));
@@ -446,6 +449,7 @@ TEST_F(life, r2_disk_takes_one_number_and_is_added_with_it)
 	EXPECT_STREQ("add disk +0", events(&self->all, counter + 1));
 }
 
+/* The device mapper says it, and the block layer does. */
 TEST_F(life, r6_disk_leaves_with_its_number)
 {
 	uint64_t number;
@@ -456,7 +460,8 @@ TEST_F(life, r6_disk_leaves_with_its_number)
 	snprintf(self->all.disk, sizeof(self->all.disk), "%s", self->d.disk);
 	monitor_drop(&self->all);
 	dm_remove(&self->d);
-	EXPECT_STREQ("remove disk +0", events(&self->all, number));
+	EXPECT_STREQ("remove disk +0, remove disk +0",
+		     events(&self->all, number));
 }
 
 TEST_F(life, r1_disk_of_the_same_name_begins_anew)
