@@ -78,7 +78,7 @@ test: $(LOG)/plain.results
 	@scripts/verdict 'make test ARCH=$(ARCH)' $(START) $<
 else
 RESULTS := $(patsubst %,$(LOG)/%.results,plain without told clients sanitizer check bisect)
-test: $(KERNEL)/bzImage $(SERIES)/tests.img build/vm/story.img build/prebuilt/$(DEB_SUITE)/version $(PRISTINE)/tree.id \
+test: $(KERNEL)/bzImage $(SERIES)/tests.img build/vm/story.img build/prebuilt/$(DEB_SUITE)/version \
 		build/vm/clients.squashfs build/vm/clients.img | packages-test
 	@rm -f $(RESULTS)
 	@EVERY=30 $(MAKE) -j2 SIDE_BY_SIDE=y NICE=nice $(RESULTS)
@@ -98,7 +98,7 @@ $(LOG)/told.results: build/vm/story.img build/prebuilt/$(DEB_SUITE)/version $(SE
 $(LOG)/sanitizer.results: $(SANITIZED)/bzImage $(SERIES)/tests.img | $(LOG)/clients.results
 	@LOCKDEP=y scripts/boot-tests "tests on $(SANITIZED)" $< $(basename $@) 1800 \
 		$(SERIES)/sanitizer.list $(SERIES)/tests.img DISKSEQ_STORM=$$(($(STORM) / 10))
-$(LOG)/check.results: FORCE $(SERIES)/tree.id $(PRISTINE)/tree.id | packages-test $(if $(SIDE_BY_SIDE),$(SANITIZED)/bzImage)
+$(LOG)/check.results: FORCE $(SERIES)/tree.id | packages-test $(if $(SIDE_BY_SIDE),$(SANITIZED)/bzImage)
 	@$(NICE) scripts/check $(BASE) $@
 
 ##@ kernel   a bootable build/BASE/bzImage; STOCK=1: without the series; SANITIZE=1: with KASAN, lockdep, ...;
@@ -126,6 +126,7 @@ shell: $(KERNEL)/bzImage $(SERIES)/tests.img build/vm/shell.img
 ##@ check    the part of test that boots nothing: checkpatch, warnings, sparse, git am, documentation
 .PHONY: check
 check: $(LOG)/check.results
+	@scripts/verdict 'make check' $(START) $<
 
 ##@ compare  the tests on Debian's kernels 6.1, 6.12 and 7.2, as a table rule by kernel
 .PHONY: compare
