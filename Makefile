@@ -124,9 +124,14 @@ shell: $(KERNEL)/bzImage $(SERIES)/tests.img build/vm/shell.img
 	@vm/boot -k $< -i $(SERIES)/tests.img -i build/vm/shell.img -s
 
 ##@ check    the part of test that boots nothing: checkpatch, warnings, sparse, git am, documentation
-.PHONY: check
+##@ static   warnings and sparse on four machines, in all that can be configured, clang, coccicheck
+.PHONY: check static
 check: $(LOG)/check.results
 	@scripts/verdict 'make check' $(START) $<
+static: $(LOG)/static.results
+	@scripts/verdict 'make static' $(START) $<
+$(LOG)/static.results: FORCE $(SERIES)/tree.id | packages-static
+	@scripts/static $(BASE) $@
 
 ##@ compare  the tests on Debian's kernels 6.1, 6.12 and 7.2, as a table rule by kernel
 .PHONY: compare
@@ -169,12 +174,14 @@ help:
 	@sed -n 's/^##@ /  /p' Makefile
 
 # What the machine needs. Asked every time, since it takes no time.
-.PHONY: packages packages-test packages-shell packages-clients
+.PHONY: packages packages-test packages-static packages-shell packages-clients
 packages:
 	@scripts/packages kernel $(filter arm64 s390,$(ARCH))
 # A static pattern, since make looks up no other kind for a phony target.
 packages-test packages-shell packages-clients: packages-%:
 	@scripts/packages kernel $*
+packages-static:
+	@scripts/packages kernel test static arm64 s390
 
 # FORCE: the program behind the target sees by itself whether there is anything to do, and
 # leaves the target's time alone if not.
