@@ -7,6 +7,7 @@ ARCH ?= x86_64
 STOCK ?=
 SANITIZE ?=
 LINUX ?=
+CONFIG ?=
 ACCEL ?= tcg
 STORM ?= 10000
 FORCE ?=
@@ -27,6 +28,9 @@ $(error ACCEL=$(ACCEL) is not known; use tcg or kvm)
 endif
 ifeq ($(shell expr 'x$(STORM)' : 'x[1-9][0-9][0-9][0-9]*$$'),0)
 $(error STORM=$(STORM): give a number of attaches, 100 or more)
+endif
+ifneq ($(CONFIG),$(wildcard $(CONFIG)))
+$(error CONFIG=$(CONFIG): no such file)
 endif
 include bases/$(BASE).mk
 include machines/$(ARCH).mk
@@ -118,6 +122,37 @@ refresh: | packages
 series: $(SERIES)/tree.id
 	@scripts/series $(SERIES) $(PATCHES) $(SERIES)/series
 
+##@ check-tree  says of each patch whether LINUX=DIR takes it, what is in its way and what to do
+.PHONY: check-tree
+check-tree: $(SERIES)/source.deb
+	@scripts/check-tree '$(LINUX)' $< $(PATCHES) $(SERIES)/check-tree
+
+##@ quilt    writes the series for a distribution's source package to build/BASE/quilt/
+##@ deb      builds linux-image and linux-headers packages in build/BASE/deb/; CONFIG=FILE: so configured
+##@ distro   Debian's source package takes the series; the packages install, their kernel passes the tests
+.PHONY: quilt deb distro
+PACKAGING := build/$(BASE)-deb
+PACKAGED := $(FRAGMENTS) $(addprefix vm/configs/,clients.config deb.config)
+quilt: $(SERIES)/tree.id
+	@scripts/quilt $(SERIES) $(PATCHES) $(SERIES)/quilt
+deb: $(SERIES)/deb/version
+	@ls -l $(<D)/*.deb
+distro: $(if $(LINUX),,$(LOG)/quilt.results) $(LOG)/deb.results
+	@scripts/verdict 'make distro' $(START) $^
+$(LOG)/quilt.results: FORCE quilt $(SERIES)/source.deb | packages-distro
+	@scripts/quilt-test $(SERIES) $(DEB_SUITE) $(SERIES)/source.deb $(SERIES)/quilt $(basename $@)
+$(LOG)/deb.results: FORCE $(SERIES)/deb/version $(SERIES)/tests.img | packages-distro
+	@scripts/deb-test $(SERIES)/deb $(DEB_SUITE) $(basename $@) \
+		$(SERIES)/tests.list $(SERIES)/tests.img DISKSEQ_STORM=$$(($(STORM) / 10))
+
+# What CONFIG is, or would be: packages are built anew when that changes.
+$(PACKAGING)/config: FORCE
+	@mkdir -p $(@D)
+	@cat $(or $(CONFIG),$(PACKAGED)) >$@.tmp
+	@cmp -s $@.tmp $@ || mv $@.tmp $@
+$(SERIES)/deb/version: $(SERIES)/tree.id $(PACKAGING)/config scripts/deb scripts/config | packages-deb
+	@scripts/deb $(PACKAGING) $(SERIES)/tree $(@D) $(PACKAGED_FILES) "$(CONFIG)" $(PACKAGED)
+
 ##@ shell    boots to a prompt, with util-linux and the tests at hand
 .PHONY: shell
 shell: $(KERNEL)/bzImage $(SERIES)/tests.img build/vm/shell.img
@@ -170,15 +205,16 @@ $(LOG)/bisect.results: FORCE $(SERIES)/tree.id $(SERIES)/tests.img $(if $(SIDE_B
 clean:
 	rm -rf build
 help:
-	@echo "make TARGET [BASE=$(BASE)] [ARCH=$(ARCH)] [LINUX=DIR, your own kernel tree] [ACCEL=tcg|kvm] [STORM=$(STORM)]"
+	@echo "make TARGET [BASE=$(BASE)] [ARCH=$(ARCH)] [LINUX=DIR, your own kernel tree] [CONFIG=FILE]"
+	@echo "            [ACCEL=tcg|kvm] [STORM=$(STORM)]"
 	@sed -n 's/^##@ /  /p' Makefile
 
 # What the machine needs. Asked every time, since it takes no time.
-.PHONY: packages packages-test packages-static packages-shell packages-clients
+.PHONY: packages packages-test packages-static packages-shell packages-clients packages-deb packages-distro
 packages:
 	@scripts/packages kernel $(filter arm64 s390,$(ARCH))
 # A static pattern, since make looks up no other kind for a phony target.
-packages-test packages-shell packages-clients: packages-%:
+packages-test packages-shell packages-clients packages-deb packages-distro: packages-%:
 	@scripts/packages kernel $*
 packages-static:
 	@scripts/packages kernel test static arm64 s390
