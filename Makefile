@@ -122,14 +122,14 @@ refresh: | packages
 series: $(SERIES)/tree.id
 	@scripts/series $(SERIES) $(PATCHES) $(SERIES)/series
 
-##@ check-tree  says of each patch whether LINUX=DIR takes it, what is in its way and what to do
+##@ check-tree  does LINUX=DIR take the series: for each patch, what is in its way and what to do
 .PHONY: check-tree
 check-tree: $(SERIES)/source.deb
 	@scripts/check-tree '$(LINUX)' $< $(PATCHES) $(SERIES)/check-tree
 
 ##@ quilt    writes the series for a distribution's source package to build/BASE/quilt/
 ##@ deb      builds linux-image and linux-headers packages in build/BASE/deb/; CONFIG=FILE: so configured
-##@ distro   Debian's source package takes the series; the packages install, their kernel passes the tests
+##@ distro   tests the three: Debian's source package takes the series, the packages install and boot
 .PHONY: quilt deb distro
 PACKAGING := build/$(BASE)-deb
 PACKAGED := $(FRAGMENTS) $(addprefix vm/configs/,clients.config deb.config)
@@ -137,10 +137,12 @@ quilt: $(SERIES)/tree.id
 	@scripts/quilt $(SERIES) $(PATCHES) $(SERIES)/quilt
 deb: $(SERIES)/deb/version
 	@ls -l $(<D)/*.deb
-distro: $(if $(LINUX),,$(LOG)/quilt.results) $(LOG)/deb.results
+distro: $(if $(LINUX),,$(LOG)/quilt.results $(LOG)/check-tree.results) $(LOG)/deb.results
 	@scripts/verdict 'make distro' $(START) $^
 $(LOG)/quilt.results: FORCE quilt $(SERIES)/source.deb | packages-distro
 	@scripts/quilt-test $(SERIES) $(DEB_SUITE) $(SERIES)/source.deb $(SERIES)/quilt $(basename $@)
+$(LOG)/check-tree.results: FORCE $(SERIES)/tree.id $(SERIES)/source.deb
+	@scripts/check-tree-test $(SERIES)/tree $(SERIES)/source.deb $(PATCHES) $(SERIES)/check-tree-test $(basename $@)
 $(LOG)/deb.results: FORCE $(SERIES)/deb/version $(SERIES)/tests.img | packages-distro
 	@scripts/deb-test $(SERIES)/deb $(DEB_SUITE) $(basename $@) \
 		$(SERIES)/tests.list $(SERIES)/tests.img DISKSEQ_STORM=$$(($(STORM) / 10))
