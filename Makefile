@@ -69,13 +69,13 @@ START := $(shell date +%s)
 # The kernel that the caller means.
 KERNEL := $(if $(STOCK),$(PRISTINE),$(if $(SANITIZE),$(SANITIZED),$(SERIES)))$(MACHINE)
 
-##@ run      the main job: the story on real loop devices, without and with the series
+##@ run        the main job: the story on real loop devices, without and with the series
 .PHONY: run
 run: $(SERIES)/bzImage build/vm/story.img build/prebuilt/$(DEB_SUITE)/version
 	@scripts/run $(START) build/vm/story.img build/prebuilt/$(DEB_SUITE) $(SERIES)
 
-##@ test     everything that proves the series; ends with "N passed, N failed"; ARCH=i386, arm64 or
-##@          s390: the selftests alone, on such a machine
+##@ test       everything that proves the series; ends with "N passed, N failed"; ARCH=i386, arm64 or
+##@            s390: the selftests alone, on such a machine
 .PHONY: test
 ifdef MACHINE
 test: $(LOG)/plain.results
@@ -105,15 +105,15 @@ $(LOG)/sanitizer.results: $(SANITIZED)/bzImage $(SERIES)/tests.img | $(LOG)/clie
 $(LOG)/check.results: FORCE $(SERIES)/tree.id | packages-test $(if $(SIDE_BY_SIDE),$(SANITIZED)/bzImage)
 	@$(NICE) scripts/check $(BASE) $@
 
-##@ kernel   a bootable build/BASE/bzImage; STOCK=1: without the series; SANITIZE=1: with KASAN, lockdep, ...;
-##@          ARCH=i386, arm64 or s390: for such a machine
+##@ kernel     a bootable build/BASE/bzImage; STOCK=1: without the series; SANITIZE=1: with KASAN, lockdep, ...;
+##@            ARCH=i386, arm64 or s390: for such a machine
 .PHONY: kernel
 kernel: $(KERNEL)/$(IMAGE)
 	@ls -l $<
 
-##@ tree     build/BASE/tree: a git tree of the base with the series on top, a commit a patch
-##@ refresh  takes the commits of build/BASE/tree back into patches/ and the files that they add
-##@ series   writes the series as mails for "git am" to build/BASE/series/, signed off by you
+##@ tree       build/BASE/tree: a git tree of the base with the series on top, a commit a patch
+##@ refresh    takes the commits of build/BASE/tree back into patches/ and the files that they add
+##@ series     writes the series as mails for "git am" to build/BASE/series/, signed off by you
 .PHONY: tree refresh series
 tree: $(SERIES)/tree.id
 	@git -C $(SERIES)/tree log --oneline base..HEAD
@@ -122,14 +122,14 @@ refresh: | packages
 series: $(SERIES)/tree.id
 	@scripts/series $(SERIES) $(PATCHES) $(SERIES)/series
 
-##@ check-tree  does LINUX=DIR take the series: for each patch, what is in its way and what to do
+##@ check-tree does LINUX=DIR take the series: for each patch, what is in its way and what to do
 .PHONY: check-tree
 check-tree: $(SERIES)/source.deb
 	@scripts/check-tree '$(LINUX)' $< $(PATCHES) $(SERIES)/check-tree
 
-##@ quilt    writes the series for a distribution's source package to build/BASE/quilt/
-##@ deb      builds linux-image and linux-headers packages in build/BASE/deb/; CONFIG=FILE: so configured
-##@ distro   tests the three: Debian's source package takes the series, the packages install and boot
+##@ quilt      writes the series for a distribution's source package to build/BASE/quilt/
+##@ deb        builds linux-image and linux-headers packages in build/BASE/deb/; CONFIG=FILE: so configured
+##@ distro     tests the three: Debian's source package takes the series, the packages install and boot
 .PHONY: quilt deb distro
 PACKAGING := build/$(BASE)-deb
 PACKAGED := $(FRAGMENTS) $(addprefix vm/configs/,clients.config deb.config)
@@ -155,13 +155,13 @@ $(PACKAGING)/config: FORCE
 $(SERIES)/deb/version: $(SERIES)/tree.id $(PACKAGING)/config scripts/deb scripts/config | packages-deb
 	@scripts/deb $(PACKAGING) $(SERIES)/tree $(@D) $(PACKAGED_FILES) "$(CONFIG)" $(PACKAGED)
 
-##@ shell    boots to a prompt, with util-linux and the tests at hand
+##@ shell      boots to a prompt, with util-linux and the tests at hand
 .PHONY: shell
 shell: $(KERNEL)/bzImage $(SERIES)/tests.img build/vm/shell.img
 	@vm/boot -k $< -i $(SERIES)/tests.img -i build/vm/shell.img -s
 
-##@ check    the part of test that boots nothing: checkpatch, warnings, sparse, git am, documentation
-##@ static   warnings and sparse on four machines, in all that can be configured, clang, coccicheck
+##@ check      the part of test that boots nothing: checkpatch, warnings, sparse, git am, documentation
+##@ static     warnings and sparse on four machines, in all that can be configured, clang, coccicheck
 .PHONY: check static
 check: $(LOG)/check.results
 	@scripts/verdict 'make check' $(START) $<
@@ -170,12 +170,12 @@ static: $(LOG)/static.results
 $(LOG)/static.results: FORCE $(SERIES)/tree.id | packages-static
 	@scripts/static $(BASE) $@
 
-##@ compare  the tests on Debian's kernels 6.1, 6.12 and 7.2, as a table rule by kernel
+##@ compare    the tests on Debian's kernels 6.1, 6.12 and 7.2, as a table rule by kernel
 .PHONY: compare
 compare: $(SERIES)/bzImage $(SERIES)/tests.img $(patsubst %,build/prebuilt/%/version,$(COMPARE))
 	@STORM=$$(($(STORM) / 10)) scripts/compare $(START) $(SERIES) $(COMPARE)
 
-##@ clients  systemd, udev, util-linux, mdadm and nbd of Debian 13 on the series' kernel
+##@ clients    systemd, udev, util-linux, mdadm and nbd of Debian 13 on the series' kernel
 .PHONY: clients
 # systemd comes last, since it removes the loop devices that it has used.
 CLIENTS_TESTS := $(addprefix /clients/,util-linux udev example drivers systemd)
@@ -186,23 +186,23 @@ $(LOG)/clients.results: $(SERIES)/bzImage build/vm/clients.squashfs build/vm/cli
 	@scripts/clients "programs on $(SERIES)" $< $(basename $@) 1200 \
 		build/vm/clients.squashfs build/vm/clients.img $(CLIENTS_TESTS)
 
-##@ measure  what the number costs and what it saves with udev: the base and the series side by side
+##@ measure    what the number costs and what it saves with udev: the base and the series side by side
 .PHONY: measure
 measure: $(PRISTINE)/bzImage $(SERIES)/bzImage build/vm/clients.squashfs build/vm/clients.img
 	@scripts/measure $(START) build/vm/clients.squashfs build/vm/clients.img $(LOG) $(filter %/bzImage,$^)
 
-##@ bisect   builds and boots the kernel after each patch of the series, with all tests that pass by then
+##@ bisect     builds and boots the kernel after each patch of the series, with all tests that pass by then
 .PHONY: bisect
 bisect: $(SERIES)/tree.id $(SERIES)/tests.img
 	@$(BISECT) all $(LOG)/bisect-all.results $(FRAGMENTS)
 	@scripts/verdict 'make bisect' $(START) $(LOG)/bisect-all.results
-BISECT = scripts/bisect $(SERIES)-bisect $(FILES) $(SERIES)/tests.img $(PATCHES)/passes
+BISECT = scripts/bisect $(BASE) $(FILES) $(SERIES)/tests.img
 # Here with the tests that are the patch's own.
 $(LOG)/bisect.results: FORCE $(SERIES)/tree.id $(SERIES)/tests.img $(if $(SIDE_BY_SIDE),| $(LOG)/check.results)
 	@$(NICE) $(BISECT) own $@ $(FRAGMENTS)
 
-##@ clean    removes build/; downloads and compiled files stay in the user's cache directory
-##@ help     this list
+##@ clean      removes build/; downloads and compiled files stay in the user's cache directory
+##@ help       this list
 .PHONY: clean help
 clean:
 	rm -rf build
