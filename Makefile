@@ -194,12 +194,14 @@ measure: $(PRISTINE)/bzImage $(SERIES)/bzImage build/vm/clients.squashfs build/v
 ##@ bisect     builds and boots the kernel after each patch of the series, with all tests that pass by then
 .PHONY: bisect
 bisect: $(SERIES)/tree.id $(SERIES)/tests.img
-	@$(BISECT) all $(LOG)/bisect-all.results $(FRAGMENTS)
+	@$(BISECT) all $(LOG)/bisect-all.results $(BISECTED)
 	@scripts/verdict 'make bisect' $(START) $(LOG)/bisect-all.results
-BISECT = scripts/bisect $(BASE) $(FILES) $(SERIES)/tests.img
+BISECT := scripts/bisect $(BASE) $(CLIENTS_FILES) $(SERIES)/tests.img
+# As the kernel of the whole series is, most of which is in the cache then.
+BISECTED := $(FRAGMENTS) vm/configs/clients.config
 # Here with the tests that are the patch's own.
 $(LOG)/bisect.results: FORCE $(SERIES)/tree.id $(SERIES)/tests.img $(if $(SIDE_BY_SIDE),| $(LOG)/check.results)
-	@$(NICE) $(BISECT) own $@ $(FRAGMENTS)
+	@$(NICE) $(BISECT) own $@ $(BISECTED)
 
 ##@ clean      removes build/; downloads and compiled files stay in the user's cache directory
 ##@ help       this list
