@@ -93,7 +93,7 @@ endif
 # first: the last kernel's build, then the checks.
 $(LOG)/plain.results: $(KERNEL)/$(IMAGE) $(SERIES)$(MACHINE)/tests.img $(if $(MACHINE),FORCE)
 	@scripts/boot-tests "tests on $(KERNEL)" $< $(basename $@) 1200 \
-		$(SERIES)$(MACHINE)/tests.list $(SERIES)$(MACHINE)/tests.img DISKSEQ_STORM=$(STORM)
+		$(SERIES)$(MACHINE)/tests.list $(SERIES)$(MACHINE)/tests.img DISKSEQ_STORM=$(if $(MACHINE),$$(($(STORM) / 10)),$(STORM))
 $(LOG)/without.results: build/prebuilt/$(DEB_SUITE)/version $(SERIES)/tests.img | $(LOG)/plain.results
 	@scripts/without "tests on Debian's $$(cat $<)" $(<D)/vmlinuz $(basename $@) 300 \
 		$(SERIES)/tests.list $(SERIES)/tests.img $(<D)/modules.img

@@ -4,4 +4,4 @@ CROSS_COMPILE := aarch64-linux-gnu-
 CC := $(CROSS_COMPILE)gcc
 IMAGE := Image
 CONFIGS := base arm64
-FILES := 1200
+FILES := 885

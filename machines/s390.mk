@@ -4,4 +4,4 @@ CROSS_COMPILE := s390x-linux-gnu-
 CC := $(CROSS_COMPILE)gcc
 IMAGE := bzImage
 CONFIGS := base s390
-FILES := 900
+FILES := 820
