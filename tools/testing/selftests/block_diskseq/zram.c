@@ -902,6 +902,7 @@ static pid_t start_writer(const struct zram *z, struct shared *shared, int seed)
 	uint64_t begun, number;
 	pid_t pid = spawn();
 	int sysfs, i, err;
+	bool alone;
 
 	if (pid)
 		return pid;
@@ -909,14 +910,15 @@ static pid_t start_writer(const struct zram *z, struct shared *shared, int seed)
 	for (i = 0; i < WRITES; i++) {
 		count(&shared->begun);
 		err = rand_r(&random) % 2 ? set_size(z) : reset(z);
+		/* nobody else is at it? Who ends later may still change what is read */
+		begun = get(&shared->begun);
+		alone = begun == get(&shared->ended) + 1;
 		number = diskseq_read(sysfs);
 		if (err && err != EBUSY)
 			die("%s: %s", z->name, strerror(err));
 		if (!err)
 			count(&shared->changes);
-		/* nobody else is at it? */
-		begun = get(&shared->begun);
-		if (!err && begun == get(&shared->ended) + 1) {
+		if (!err && alone) {
 			sched_yield();
 			if (diskseq_read(sysfs) != number &&
 			    begun == get(&shared->begun))
