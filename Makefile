@@ -35,6 +35,7 @@ endif
 include bases/$(BASE).mk
 include machines/$(ARCH).mk
 FRAGMENTS := $(CONFIGS:%=vm/configs/%.config)
+WITH_CLIENTS := $(FRAGMENTS) vm/configs/clients.config
 
 # What is built for another machine lies beside what is built for this one.
 ifneq ($(ARCH),x86_64)
@@ -132,7 +133,7 @@ check-tree: $(SERIES)/source.deb
 ##@ distro     tests the three: Debian's source package takes the series, the packages install and boot
 .PHONY: quilt deb distro
 PACKAGING := build/$(BASE)-deb
-PACKAGED := $(FRAGMENTS) $(addprefix vm/configs/,clients.config deb.config)
+PACKAGED := $(WITH_CLIENTS) vm/configs/deb.config
 quilt: $(SERIES)/tree.id
 	@scripts/quilt $(SERIES) $(PATCHES) $(SERIES)/quilt
 deb: $(SERIES)/deb/version
@@ -194,14 +195,13 @@ measure: $(PRISTINE)/bzImage $(SERIES)/bzImage build/vm/clients.squashfs build/v
 ##@ bisect     builds and boots the kernel after each patch of the series, with all tests that pass by then
 .PHONY: bisect
 bisect: $(SERIES)/tree.id $(SERIES)/tests.img
-	@$(BISECT) all $(LOG)/bisect-all.results $(BISECTED)
+	@$(BISECT) all $(LOG)/bisect-all.results $(WITH_CLIENTS)
 	@scripts/verdict 'make bisect' $(START) $(LOG)/bisect-all.results
-BISECT := scripts/bisect $(BASE) $(CLIENTS_FILES) $(SERIES)/tests.img
 # As the kernel of the whole series is, most of which is in the cache then.
-BISECTED := $(FRAGMENTS) vm/configs/clients.config
+BISECT := scripts/bisect $(BASE) $(CLIENTS_FILES) $(SERIES)/tests.img
 # Here with the tests that are the patch's own.
 $(LOG)/bisect.results: FORCE $(SERIES)/tree.id $(SERIES)/tests.img $(if $(SIDE_BY_SIDE),| $(LOG)/check.results)
-	@$(NICE) $(BISECT) own $@ $(BISECTED)
+	@$(NICE) $(BISECT) own $@ $(WITH_CLIENTS)
 
 ##@ clean      removes build/; downloads and compiled files stay in the user's cache directory
 ##@ help       this list
