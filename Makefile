@@ -141,11 +141,11 @@ deb: $(SERIES)/deb/version
 distro: $(if $(LINUX),,$(LOG)/quilt.results $(LOG)/check-tree.results) $(LOG)/deb.results
 	@scripts/verdict 'make distro' $(START) $^
 $(LOG)/quilt.results: FORCE quilt $(SERIES)/source.deb | packages-distro
-	@scripts/quilt-test $(SERIES) $(DEB_SUITE) $(SERIES)/source.deb $(SERIES)/quilt $(basename $@)
+	@scripts/quilt-test $(SERIES) $(DEB_SUITE) $(SERIES)/source.deb $(SERIES)/quilt $@
 $(LOG)/check-tree.results: FORCE $(SERIES)/tree.id $(SERIES)/source.deb
-	@scripts/check-tree-test $(SERIES)/tree $(SERIES)/source.deb $(PATCHES) $(SERIES)/check-tree-test $(basename $@)
+	@scripts/check-tree-test $(SERIES)/tree $(SERIES)/source.deb $(PATCHES) $(SERIES)/check-tree-test $@
 $(LOG)/deb.results: FORCE $(SERIES)/deb/version $(SERIES)/tests.img | packages-distro
-	@scripts/deb-test $(SERIES)/deb $(DEB_SUITE) $(basename $@) \
+	@scripts/deb-test $(SERIES)/deb $(DEB_SUITE) $@ \
 		$(SERIES)/tests.list $(SERIES)/tests.img DISKSEQ_STORM=$$(($(STORM) / 10))
 
 # What CONFIG is, or would be: packages are built anew when that changes.
