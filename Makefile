@@ -99,7 +99,7 @@ $(LOG)/without.results: build/prebuilt/$(DEB_SUITE)/version $(SERIES)/tests.img 
 	@scripts/without "tests on Debian's $$(cat $<)" $(<D)/vmlinuz $(basename $@) 300 \
 		$(SERIES)/tests.list $(SERIES)/tests.img $(<D)/modules.img
 $(LOG)/told.results: build/vm/story.img build/prebuilt/$(DEB_SUITE)/version $(SERIES)/bzImage | $(LOG)/without.results
-	@scripts/told $(basename $@) $(START) $< build/prebuilt/$(DEB_SUITE) $(SERIES)
+	@scripts/told $@ $(START) $< build/prebuilt/$(DEB_SUITE) $(SERIES)
 $(LOG)/sanitizer.results: $(SANITIZED)/bzImage $(SERIES)/tests.img | $(LOG)/clients.results
 	@LOCKDEP=y scripts/boot-tests "tests on $(SANITIZED)" $< $(basename $@) 1800 \
 		$(SERIES)/sanitizer.list $(SERIES)/tests.img DISKSEQ_STORM=$$(($(STORM) / 10))
@@ -198,7 +198,7 @@ bisect: $(SERIES)/tree.id $(SERIES)/tests.img
 	@$(BISECT) all $(LOG)/bisect-all.results $(WITH_CLIENTS)
 	@scripts/verdict 'make bisect' $(START) $(LOG)/bisect-all.results
 # As the kernel of the whole series is, most of which is in the cache then.
-BISECT := scripts/bisect $(BASE) $(CLIENTS_FILES) $(SERIES)/tests.img
+BISECT := scripts/bisect $(BASE) $(CLIENTS_FILES) $(SERIES)/sanitizer.list $(SERIES)/tests.img
 # Here with the tests that are the patch's own.
 $(LOG)/bisect.results: FORCE $(SERIES)/tree.id $(SERIES)/tests.img $(if $(SIDE_BY_SIDE),| $(LOG)/check.results)
 	@$(NICE) $(BISECT) own $@ $(WITH_CLIENTS)
