@@ -14,6 +14,8 @@ FORCE ?=
 # Debian's suites with the kernels that compare is about: 6.1, 6.12 and 7.2
 COMPARE := bookworm trixie sid
 export ACCEL FORCE
+# depmod and others are where Debian has only root look.
+export PATH := $(PATH):/usr/sbin:/sbin
 
 ifeq ($(wildcard bases/$(BASE).mk),)
 $(error BASE=$(BASE) is not known; choose one of: $(sort $(patsubst bases/%.mk,%,$(wildcard bases/*.mk))))
