@@ -178,7 +178,8 @@ $(LOG)/static.results: FORCE $(SERIES)/tree.id | packages-static
 compare: $(SERIES)/bzImage $(SERIES)/tests.img $(patsubst %,build/prebuilt/%/version,$(COMPARE))
 	@STORM=$$(($(STORM) / 10)) scripts/compare $(START) $(SERIES) $(COMPARE)
 
-##@ clients    systemd, udev, util-linux, mdadm and nbd of Debian 13 on the series' kernel
+##@ clients    systemd, udev, util-linux, mdadm and nbd of Debian 13 on the series' kernel; RESCAN=y: while
+##@            udev has the disks scanned all the time
 .PHONY: clients
 # systemd comes last, since it removes the loop devices that it has used.
 CLIENTS_TESTS := $(addprefix /clients/,util-linux udev example drivers systemd)
@@ -187,7 +188,7 @@ clients: $(LOG)/clients.results
 	@scripts/verdict 'make clients' $(START) $<
 $(LOG)/clients.results: $(SERIES)/bzImage build/vm/clients.squashfs build/vm/clients.img $(if $(SIDE_BY_SIDE),| $(LOG)/told.results,FORCE)
 	@scripts/clients "programs on $(SERIES)" $< $(basename $@) 1200 \
-		build/vm/clients.squashfs build/vm/clients.img $(CLIENTS_TESTS)
+		build/vm/clients.squashfs build/vm/clients.img $(CLIENTS_TESTS) $(RESCAN:%=DISKSEQ_RESCAN=%)
 
 ##@ measure    what the number costs and what it saves with udev: the base and the series side by side
 .PHONY: measure
