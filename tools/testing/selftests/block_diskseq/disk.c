@@ -415,7 +415,7 @@ uint64_t diskseq(int fd)
 	return number;
 }
 
-/* By the ioctl, for who has not got the device open. */
+/* By the ioctl, for a program that has not got the device open. */
 uint64_t diskseq_of(const char *path)
 {
 	int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);

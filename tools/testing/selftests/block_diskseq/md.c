@@ -1090,7 +1090,7 @@ TEST_F(hot, r1_array_of_the_same_name_has_new_numbers)
 }
 
 /*
- * Who stops an array can assemble the next one by the same file. A program that
+ * Whoever stops an array can assemble the next one by the same file. A program that
  * has mapped it keeps its pages.
  */
 TEST_F(hot, r8_next_array_shows_nothing_of_the_old_one)

@@ -30,7 +30,7 @@
 /* The longest wait for a change to be found. */
 #define FOUND_MS		30000
 
-/* So long nothing happens that would happen again and again. */
+/* Longer than it takes whatever happens again and again to happen again. */
 #define QUIET_MS		4000
 
 /* The path of the virtio port with the monitor, or NULL. */

@@ -1962,8 +1962,8 @@ TEST_F(netlink, r7_read_only_medium_is_announced_once)
 }
 
 /*
- * The server dies and leaves a request without an answer, for which somebody
- * waits in the kernel: NBD_DO_IT returns nevertheless, and so does he.
+ * The server dies and leaves a request without an answer, for which a process
+ * waits in the kernel: NBD_DO_IT returns nevertheless, and so does the process.
  */
 FIXTURE(in_flight) {
 	struct nbd n;

@@ -269,7 +269,7 @@ struct result {
 	uint64_t part_events;
 	uint64_t other_medium;	/* partition events with a wrong number */
 	uint64_t out_of_order;	/* partitions not around the announcement */
-	/* by who measures it */
+	/* by the process that measures it */
 	uint64_t before;
 	int stop;
 	uint64_t reading[3];	/* by each way */

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Who waits for a number with poll() on the sysfs file needs no socket (rule 11):
- * the wait ends at each new number, and at nothing else. What each single
- * operation does to who polls is in loop.c.
+ * A program that waits for a number with poll() on the sysfs file needs no
+ * socket (rule 11): the wait ends at each new number, and at nothing else. What
+ * each single operation does to one that polls is in loop.c.
  */
 #include <poll.h>
 #include <string.h>
