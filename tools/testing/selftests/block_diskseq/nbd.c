@@ -1880,6 +1880,24 @@ TEST_F(partitions, r9_that_were_in_use_leave_before_the_next_announcement)
 	EXPECT_STREQ(want.text, events(&self->n.mon, self->n.before));
 }
 
+TEST_F(partitions, r9_that_were_in_use_leave_at_the_first_open_after_it)
+{
+	struct script want = { .len = 0 };
+	int fd;
+
+	disconnect_in_use(self, variant);
+	fd = disk_open(self->n.name, 0, O_RDONLY);
+	EXPECT_EQ(variant->count, disk_count_parts(self->n.name));
+	close(self->n.part);
+	self->n.part = -1;
+	monitor_drop(&self->n.mon);
+
+	nbd_scan(&self->n);
+	script_parts(&want, "remove", variant->count, 1);
+	EXPECT_STREQ(want.text, events(&self->n.mon, self->n.before));
+	close(fd);
+}
+
 /* Netlink has two more ways for a connection to end, and one to go on. */
 FIXTURE(netlink) {
 	struct nbd n;
@@ -1934,6 +1952,39 @@ TEST_F(netlink, r3_reconnect_keeps_partitions_and_number)
 	ASSERT_EQ(0, op_reconnect(&self->n));
 	EXPECT_STREQ("", events(&self->n.mon, self->n.before));
 	EXPECT_EQ(self->n.before + 1, diskseq_read(self->n.sysfs));
+	EXPECT_EQ(PARTS, disk_count_parts(self->n.name));
+}
+
+/* An open finds out that nobody answers, which is no reason to scan. */
+TEST_F(netlink, r10_open_of_a_dead_link_keeps_partitions)
+{
+	char buf[SECTOR];
+	int fd;
+
+	by_netlink(&self->n);
+	nbd_scan(&self->n);
+	monitor_drop(&self->n.mon);
+	end_server(&self->n, 0);
+	fd = disk_open(self->n.name, 0, O_RDONLY);
+	EXPECT_EQ(-1, pread(fd, buf, SECTOR, 300 * SECTOR));
+	close(fd);
+	nbd_scan(&self->n);
+	EXPECT_EQ(PARTS, disk_count_parts(self->n.name));
+	ASSERT_EQ(0, op_reconnect(&self->n));
+	nbd_scan(&self->n);
+	EXPECT_STREQ("", events(&self->n.mon, self->n.before));
+	EXPECT_EQ(self->n.before + 1, diskseq_read(self->n.sysfs));
+	EXPECT_EQ(PARTS, disk_count_parts(self->n.name));
+}
+
+TEST_F(netlink, r10_resize_of_a_closed_device_keeps_partitions)
+{
+	by_netlink(&self->n);
+	nbd_scan(&self->n);
+	monitor_drop(&self->n.mon);
+	ASSERT_EQ(0, op_reconfigure_size(&self->n));
+	nbd_scan(&self->n);
+	EXPECT_STREQ("change disk +1", events(&self->n.mon, self->n.before));
 	EXPECT_EQ(PARTS, disk_count_parts(self->n.name));
 }
 
