@@ -90,22 +90,24 @@ static bool next_event(int fd, struct event *ev, int64_t end)
 	return true;
 }
 
-/* The name in the table, as the uevent file of the partition has it now. */
-static bool has_partname(const char *device, const char *partname)
+/* What is there by the name of the device: ours, another's, or nothing. */
+static void look(struct tally *t, const char *device, const char *partname)
 {
 	char path[64], line[256];
-	bool has = false;
+	bool there = false, ours = false;
 	FILE *f;
 
 	snprintf(path, sizeof(path), "/sys/class/block/%s/uevent", device);
 	f = fopen(path, "re");
 	while (f && fgets(line, sizeof(line), f)) {
 		line[strcspn(line, "\n")] = '\0';
-		has |= !strncmp(line, "PARTNAME=", 9) && !strcmp(line + 9, partname);
+		there = true;
+		ours |= !strncmp(line, "PARTNAME=", 9) && !strcmp(line + 9, partname);
 	}
 	if (f)
 		fclose(f);
-	return has;
+	t->none += !there;
+	t->wrong += there && !ours;
 }
 
 static void wait_for_event(struct tally *t, int fd, const char *device,
@@ -134,8 +136,8 @@ static void settle(struct tally *t, const char *device, const char *partname)
 {
 	if (system("exec udevadm settle --timeout=60"))
 		t->none++;
-	else if (!has_partname(device, partname))
-		t->none++;
+	else
+		look(t, device, partname);
 }
 
 static void use(struct tally *t, enum way way, const char *disk, int process)
