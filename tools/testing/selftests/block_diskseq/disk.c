@@ -47,6 +47,12 @@ void die(const char *fmt, ...)
 	abort();
 }
 
+void must(int err, const char *what)
+{
+	if (err)
+		die("%s: %s", what, strerror(err));
+}
+
 int64_t now_ms(void)
 {
 	struct timespec ts;
@@ -568,6 +574,43 @@ int child_status(pid_t pid)
 		if (errno != EINTR)
 			die("waitpid: %s", strerror(errno));
 	return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+/* Say where in the kernel a process is that does not come back from it. */
+void tell_where(pid_t pid)
+{
+	static const char * const names[] = { "wchan", "stack", "syscall" };
+	char path[64], line[256];
+	FILE *file;
+	size_t i;
+
+	for (i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		snprintf(path, sizeof(path), "/proc/%d/%s", pid, names[i]);
+		file = fopen(path, "re");
+		if (!file)
+			continue;
+		while (fgets(line, sizeof(line), file)) {
+			line[strcspn(line, "\n")] = '\0';
+			fprintf(stderr, "# process %d, %s: %s\n", pid, names[i],
+				line);
+		}
+		fclose(file);
+	}
+}
+
+/* For who may be in the kernel for ever. Returns false if it does not end. */
+bool ends(pid_t pid)
+{
+	int64_t end = now_ms() + limit_ms();
+
+	while (!waitpid(pid, NULL, WNOHANG)) {
+		if (now_ms() > end) {
+			tell_where(pid);
+			return false;
+		}
+		poll(NULL, 0, 1);
+	}
+	return true;
 }
 
 /* Run @fn without privileges. It returns what fits into an exit status. */

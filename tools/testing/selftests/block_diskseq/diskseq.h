@@ -73,6 +73,7 @@ struct loop {
 };
 
 void die(const char *fmt, ...) __noreturn __printf(1, 2);
+void must(int err, const char *what);
 int64_t now_ms(void);
 /*
  * Longest time to wait for something that must come, in milliseconds. DISKSEQ_LIMIT
@@ -133,6 +134,8 @@ void gate_create(struct gate *gate);
 void gate_pass(const struct gate *gate);
 void gate_wait(const struct gate *gate);
 int child_status(pid_t pid);
+void tell_where(pid_t pid);
+bool ends(pid_t pid);
 int as_nobody(int (*fn)(void *), void *arg);
 void *shared_memory(size_t size);
 
@@ -208,7 +211,8 @@ struct sighting {
 	uint64_t by_ioctl;	/* 0 if the disk could not be opened */
 	uint64_t by_sysfs;
 	uint64_t bytes;
-	char content[SECTOR];	/* of the sector LOOKED_AT */
+	int error;		/* errno if the sector LOOKED_AT cannot be read */
+	char content[SECTOR];	/* of that sector */
 };
 
 #define LOOKED_AT		100

@@ -259,12 +259,6 @@ static int run(int fd)
 	return ioctl(fd, RUN_ARRAY, NULL) ? errno : 0;
 }
 
-static void must(int err, const char *what)
-{
-	if (err)
-		die("%s: %s", what, strerror(err));
-}
-
 static int write_state(const struct array *a, const char *state)
 {
 	char path[64];

@@ -2,7 +2,8 @@
 /*
  * A program that waits for a number with poll() on the sysfs file needs no
  * socket (rule 11): the wait ends at each new number, and at nothing else. What
- * each single operation does to one that polls is in loop.c.
+ * each single operation does to one that polls is in loop.c. The wait also ends
+ * when the disk is removed, since no number will come.
  */
 #include <poll.h>
 #include <string.h>
@@ -11,8 +12,10 @@
 
 #include "../kselftest_harness.h"
 #include "diskseq.h"
+#include "zram_dev.h"
 
 #define ATTACHES		50
+#define REMOVALS		30
 
 FIXTURE(waiting) {
 	struct loop lo;
@@ -203,6 +206,129 @@ TEST_F(waiting, r11_the_end_of_a_medium_is_seen_without_any_event)
 	gate_wait(&ready);
 	loop_detach(&self->lo);
 	EXPECT_EQ(0, child_status(pid));
+}
+
+/* A disk that is removed while somebody waits for its next number. */
+FIXTURE(removed) {
+	struct loop lo;
+	struct zram z;
+};
+
+FIXTURE_VARIANT(removed) {
+	bool zram;
+};
+
+FIXTURE_VARIANT_ADD(removed, loop) {
+};
+
+FIXTURE_VARIANT_ADD(removed, zram) {
+	.zram = true,
+};
+
+FIXTURE_SETUP(removed)
+{
+	const char *missing = variant->zram ? zram_missing() : diskseq_missing();
+
+	if (missing)
+		SKIP_SETUP("%s", missing);
+}
+
+FIXTURE_TEARDOWN(removed)
+{
+	loop_destroy(&self->lo);
+	zram_destroy(&self->z);
+}
+
+static bool has_gone(int sysfs)
+{
+	char number[32];
+
+	return pread(sysfs, number, sizeof(number), 0) < 0 && errno == ENODEV;
+}
+
+static int wait_once(int sysfs)
+{
+	struct pollfd pfd = { .fd = sysfs, .events = POLLPRI };
+
+	if (poll(&pfd, 1, limit_ms()) != 1)
+		return 1;
+	if (pfd.revents != (POLLPRI | POLLERR))
+		return 2;
+	return has_gone(sysfs) ? 0 : 3;
+}
+
+/* Who finds the number still there must not have missed the end. */
+static int wait_again_and_again(int sysfs)
+{
+	while (!has_gone(sysfs))
+		if (!diskseq_wait(sysfs, limit_ms()))
+			return 1;
+	return 0;
+}
+
+/* Edge-triggered, and without a read in between. */
+static int wait_by_epoll(int sysfs)
+{
+	struct epoll_event want = { .events = EPOLLPRI | EPOLLET }, got;
+	int fd = epoll_create1(EPOLL_CLOEXEC);
+
+	if (epoll_ctl(fd, EPOLL_CTL_ADD, sysfs, &want) ||
+	    epoll_wait(fd, &got, 1, limit_ms()) != 1)
+		return 1;
+	return has_gone(sysfs) ? 0 : 3;
+}
+
+/* Starts @wait in a process of its own, and removes the disk. */
+static int remove_under(FIXTURE_DATA(removed) *self, bool zram,
+			int (*wait)(int sysfs))
+{
+	struct gate ready;
+	const char *disk;
+	pid_t pid;
+	int sysfs;
+
+	if (zram)
+		zram_create(&self->z);
+	else
+		loop_create(&self->lo);
+	disk = zram ? self->z.name : self->lo.name;
+	gate_create(&ready);
+	pid = spawn();
+	if (!pid) {
+		loop_close(&self->lo);
+		sysfs = diskseq_open_sysfs(disk);
+		diskseq_read(sysfs);
+		gate_pass(&ready);
+		_exit(wait(sysfs));
+	}
+	gate_wait(&ready);
+	close(ready.fd[0]);
+	close(ready.fd[1]);
+	/* who comes later than the removal finds it, and was not woken */
+	if (wait != wait_again_and_again)
+		poll(NULL, 0, 100);
+	loop_destroy(&self->lo);
+	zram_destroy(&self->z);
+	return child_status(pid);
+}
+
+TEST_F(removed, r11_ends_poll)
+{
+	EXPECT_EQ(0, remove_under(self, variant->zram, wait_once));
+}
+
+TEST_F(removed, r11_ends_poll_of_who_reads_and_polls_again)
+{
+	int i;
+
+	for (i = 0; i < (variant->zram ? 2 : REMOVALS); i++)
+		ASSERT_EQ(0, remove_under(self, variant->zram,
+					  wait_again_and_again));
+}
+
+TEST_F(removed, r11_ends_epoll_wait)
+{
+	EXPECT_EQ(0, remove_under(self, variant->zram, wait_by_epoll));
 }
 
 TEST_HARNESS_MAIN

@@ -343,7 +343,7 @@ static void look_at_number(struct monitor *mon, const char *disk,
 	found->bytes = disk_bytes(fd);
 	if (found->bytes &&
 	    pread(fd, found->content, SECTOR, LOOKED_AT * SECTOR) != SECTOR)
-		die("%s: %s", path, strerror(errno));
+		found->error = errno;
 	close(fd);
 }
 

@@ -15,133 +15,13 @@
 
 #include "../kselftest_harness.h"
 #include "diskseq.h"
-
-#define CONTROL			"/sys/class/zram-control/"
-#define SIZE			"1M"
-#define SIZE_BYTES		(1024 * 1024ULL)
+#include "zram_dev.h"
 
 /* Processes that set and reset the disk, and how often. */
 #define WRITERS			4
 #define ROUNDS			40
 #define WRITES			100
 #define OPENERS			2
-
-struct zram {
-	int index;
-	char name[16];		/* zram1 */
-	int fd;			/* the disk, if the test has it open */
-};
-
-static int owned[4];
-static int nr_owned;
-
-static int zram_write(const struct zram *z, const char *file, const char *value)
-{
-	char path[64];
-
-	snprintf(path, sizeof(path), "/sys/block/%s/%s", z->name, file);
-	return file_write(path, value);
-}
-
-static int set_size(const struct zram *z)
-{
-	return zram_write(z, "disksize", SIZE);
-}
-
-static int reset(const struct zram *z)
-{
-	return zram_write(z, "reset", "1");
-}
-
-static bool has_size(const struct zram *z)
-{
-	char path[64], state[4] = "";
-	FILE *file;
-
-	snprintf(path, sizeof(path), "/sys/block/%s/initstate", z->name);
-	file = fopen(path, "re");
-	if (!file || !fgets(state, sizeof(state), file))
-		die("%s: %s", path, strerror(errno));
-	fclose(file);
-	return state[0] == '1';
-}
-
-static const char *zram_missing(void)
-{
-	const char *missing = diskseq_missing();
-
-	if (!missing && access(CONTROL "hot_add", R_OK))
-		missing = "no " CONTROL "hot_add: kernel without zram";
-	return missing;
-}
-
-/* Others may have it open for a moment. */
-static int hot_remove(int index)
-{
-	int64_t end = now_ms() + limit_ms();
-	char number[16];
-	int err;
-
-	snprintf(number, sizeof(number), "%d", index);
-	do
-		err = file_write(CONTROL "hot_remove", number);
-	while (err == EBUSY && now_ms() < end);
-	return err;
-}
-
-static void clean_up(void)
-{
-	while (nr_owned--)
-		hot_remove(owned[nr_owned]);
-}
-
-static void zram_names(struct zram *z, int index)
-{
-	z->index = index;
-	z->fd = -1;
-	snprintf(z->name, sizeof(z->name), "zram%d", index);
-}
-
-static void zram_create(struct zram *z)
-{
-	FILE *file = fopen(CONTROL "hot_add", "re");
-	int index;
-
-	if (!file || fscanf(file, "%d", &index) != 1)
-		die(CONTROL "hot_add: %s", strerror(errno));
-	fclose(file);
-	zram_names(z, index);
-	owned[nr_owned++] = index;
-	clean_up_by(clean_up);
-}
-
-static void zram_open(struct zram *z)
-{
-	z->fd = disk_open(z->name, 0, O_RDWR);
-}
-
-static void zram_close(struct zram *z)
-{
-	if (z->fd >= 0)
-		close(z->fd);
-	z->fd = -1;
-}
-
-static void zram_destroy(struct zram *z)
-{
-	int i, err;
-
-	if (!z->name[0])
-		return;
-	zram_close(z);
-	err = hot_remove(z->index);
-	if (err)
-		die("%s: hot_remove: %s", z->name, strerror(err));
-	for (i = 0; i < nr_owned; i++)
-		if (owned[i] == z->index)
-			owned[i--] = owned[--nr_owned];
-	z->name[0] = '\0';
-}
 
 /* What a disk is before the operation. */
 
@@ -152,7 +32,7 @@ static void unset(struct zram *z)
 
 static void is_set(struct zram *z)
 {
-	int err = set_size(z);
+	int err = zram_set_size(z);
 
 	if (err)
 		die("%s: disksize: %s", z->name, strerror(err));
@@ -163,7 +43,7 @@ static void unset_again(struct zram *z)
 	int err;
 
 	is_set(z);
-	err = reset(z);
+	err = zram_reset(z);
 	if (err)
 		die("%s: reset: %s", z->name, strerror(err));
 }
@@ -195,12 +75,12 @@ static void set_written(struct zram *z)
 
 static int op_set_size(struct zram *z)
 {
-	return set_size(z);
+	return zram_set_size(z);
 }
 
 static int op_reset(struct zram *z)
 {
-	return reset(z);
+	return zram_reset(z);
 }
 
 static int op_size_0(struct zram *z)
@@ -233,7 +113,7 @@ static int write_as_nobody(void *arg)
 {
 	struct zram *z = arg;
 
-	return has_size(z) ? reset(z) : set_size(z);
+	return zram_has_size(z) ? zram_reset(z) : zram_set_size(z);
 }
 
 static int op_as_nobody(struct zram *z)
@@ -243,10 +123,7 @@ static int op_as_nobody(struct zram *z)
 
 static int op_hot_remove(struct zram *z)
 {
-	char number[16];
-
-	snprintf(number, sizeof(number), "%d", z->index);
-	return file_write(CONTROL "hot_remove", number);
+	return zram_hot_remove(z);
 }
 
 static int op_algorithm(struct zram *z)
@@ -439,8 +316,8 @@ TEST_F(new_medium, r8_nothing_of_the_old_medium_is_read_from_it)
 	char buf[SECTOR], nothing[SECTOR] = "";
 
 	ASSERT_EQ(0, variant->operate(&self->z));
-	if (!has_size(&self->z)) {
-		ASSERT_EQ(0, set_size(&self->z));
+	if (!zram_has_size(&self->z)) {
+		ASSERT_EQ(0, zram_set_size(&self->z));
 	}
 	if (self->z.fd < 0)
 		zram_open(&self->z);
@@ -655,13 +532,13 @@ static void good_medium(struct zram *z, struct script *seen)
 	struct monitor mon;
 
 	monitor_open(&mon, z->name);
-	script_add(seen, "disksize %d", set_size(z));
+	script_add(seen, "disksize %d", zram_set_size(z));
 	script_add(seen, "%s", events(&mon, base));
 	zram_open(z);
 	script_add(seen, "number %+lld", (long long)(diskseq(z->fd) - base));
 	script_add(seen, "%lld bytes", (long long)disk_bytes(z->fd));
 	zram_close(z);
-	script_add(seen, "reset %d", reset(z));
+	script_add(seen, "reset %d", zram_reset(z));
 	script_add(seen, "%s", events(&mon, base));
 	script_add(seen, "number %+lld",
 		   (long long)(diskseq_sysfs(z->name) - base));
@@ -674,7 +551,7 @@ TEST_F(same_medium, r12_good_medium_behaves_after_it)
 
 	ASSERT_EQ(variant->error, variant->operate(&self->z));
 	zram_close(&self->z);
-	ASSERT_EQ(0, reset(&self->z));
+	ASSERT_EQ(0, zram_reset(&self->z));
 	good_medium(&self->z, &seen);
 
 	/* as on a disk with which nobody has tried anything */
@@ -852,7 +729,7 @@ TEST_F(writers, r8_number_that_is_read_when_a_write_returns_stays)
 
 	for (round = 1; round <= 2 * ROUNDS; round++) {
 		write_at_once(&self->z, self->shared,
-			      round % 2 ? set_size : reset);
+			      round % 2 ? zram_set_size : zram_reset);
 		ASSERT_EQ(self->before + round, diskseq_sysfs(self->z.name));
 		won = 0;
 		for (i = 0; i < WRITERS; i++) {
@@ -877,7 +754,7 @@ TEST_F(writers, r7_change_is_announced_once_whoever_makes_it)
 
 	for (round = 1; round <= 2 * ROUNDS; round++)
 		write_at_once(&self->z, self->shared,
-			      round % 2 ? set_size : reset);
+			      round % 2 ? zram_set_size : zram_reset);
 	count_announced(&self->mon, self->before, &a);
 	EXPECT_EQ(2U * ROUNDS, a.count);
 	EXPECT_EQ(0U, a.not_next);
@@ -909,7 +786,7 @@ static pid_t start_writer(const struct zram *z, struct shared *shared, int seed)
 	sysfs = diskseq_open_sysfs(z->name);
 	for (i = 0; i < WRITES; i++) {
 		count(&shared->begun);
-		err = rand_r(&random) % 2 ? set_size(z) : reset(z);
+		err = rand_r(&random) % 2 ? zram_set_size(z) : zram_reset(z);
 		/* nobody else is at it? Who ends later may still change what is read */
 		begun = get(&shared->begun);
 		alone = begun == get(&shared->ended) + 1;
@@ -999,8 +876,8 @@ TEST_F(writers, r7_opening_at_every_event_ends)
 	for (i = 0; i < OPENERS; i++)
 		pid[i] = spawn_opener(self->z.name);
 	for (i = 0; i < ROUNDS; i++) {
-		ASSERT_EQ(0, set_size(&self->z));
-		while ((err = reset(&self->z))) {
+		ASSERT_EQ(0, zram_set_size(&self->z));
+		while ((err = zram_reset(&self->z))) {
 			ASSERT_EQ(EBUSY, err);
 			ASSERT_LT(now_ms(), end);
 		}

@@ -1,0 +1,562 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What becomes of data when the medium ends that they were written to: they are
+ * behind the disk, or fsync() says that they are not (rule 14); they are not on
+ * the next medium, and nobody reads them any more under its number (rule 8). And
+ * who only reads does not keep a medium from ending (rule 15).
+ */
+#include <setjmp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "../kselftest_harness.h"
+#include "diskseq.h"
+#include "nbd_dev.h"
+#include "zram_dev.h"
+
+#define BLOCK			4096
+#define BLOCKS			16
+#define STORM_MS		3000
+
+static void block_content(char *buf, int block)
+{
+	memset(buf, 'A' + block, BLOCK);
+}
+
+/* Whether a block can be read, and is that one. */
+static bool has_block(int fd, int block, uint64_t at)
+{
+	char want[BLOCK], have[BLOCK];
+
+	block_content(want, block);
+	return pread(fd, have, BLOCK, at) == BLOCK && !memcmp(want, have, BLOCK);
+}
+
+static void write_blocks(int fd)
+{
+	char data[BLOCK];
+	int i;
+
+	for (i = 0; i < BLOCKS; i++) {
+		block_content(data, i);
+		if (pwrite(fd, data, BLOCK, i * BLOCK) != BLOCK)
+			die("write: %s", strerror(errno));
+	}
+}
+
+/* For partitions, which are small: the first sector. */
+
+static bool has_sector(int fd, uint64_t at)
+{
+	char want[BLOCK], have[SECTOR];
+
+	block_content(want, 1);
+	return pread(fd, have, SECTOR, at) == SECTOR &&
+	       !memcmp(want, have, SECTOR);
+}
+
+static void write_sector(int fd)
+{
+	char data[BLOCK];
+
+	block_content(data, 1);
+	if (pwrite(fd, data, SECTOR, 0) != SECTOR)
+		die("write: %s", strerror(errno));
+}
+
+static void store_sector(int fd)
+{
+	char data[BLOCK], *map;
+
+	block_content(data, 1);
+	map = mmap(NULL, SECTOR, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (map == MAP_FAILED)
+		die("mmap: %s", strerror(errno));
+	memcpy(map, data, SECTOR);
+	munmap(map, SECTOR);
+}
+
+static char *map_blocks(int fd, int prot)
+{
+	char *map = mmap(NULL, BLOCKS * BLOCK, prot, MAP_SHARED, fd, 0);
+
+	if (map == MAP_FAILED)
+		die("mmap: %s", strerror(errno));
+	return map;
+}
+
+static void store_blocks(int fd)
+{
+	char *map = map_blocks(fd, PROT_READ | PROT_WRITE);
+	int i;
+
+	for (i = 0; i < BLOCKS; i++)
+		block_content(map + i * BLOCK, i);
+	munmap(map, BLOCKS * BLOCK);
+}
+
+static sigjmp_buf no_page;
+
+static void on_sigbus(int sig)
+{
+	siglongjmp(no_page, 1);
+}
+
+/* Whether block 1 is still there for one who has it mapped. */
+static bool maps_block(const char *map)
+{
+	volatile bool has = false;
+	char want[BLOCK];
+
+	block_content(want, 1);
+	signal(SIGBUS, on_sigbus);
+	if (!sigsetjmp(no_page, 1))
+		has = !memcmp(map + BLOCK, want, BLOCK);
+	signal(SIGBUS, SIG_DFL);
+	return has;
+}
+
+/* nbd: the data cannot reach a server that is gone. */
+
+FIXTURE(server) {
+	struct nbd n;
+};
+
+FIXTURE_VARIANT(server) {
+	void (*connect)(struct nbd *n);
+	int (*end)(struct nbd *n);
+};
+
+FIXTURE_VARIANT_ADD(server, disconnected_by_netlink) {
+	.connect = by_netlink,
+	.end = op_disconnect_by_netlink,
+};
+
+FIXTURE_VARIANT_ADD(server, disconnected_by_ioctl) {
+	.connect = by_ioctl,
+	.end = op_disconnect_by_ioctl,
+};
+
+FIXTURE_VARIANT_ADD(server, sockets_cleared) {
+	.connect = by_ioctl,
+	.end = op_clear_sock,
+};
+
+FIXTURE_VARIANT_ADD(server, sockets_of_netlink_cleared) {
+	.connect = by_netlink,
+	.end = op_clear_sock,
+};
+
+FIXTURE_VARIANT_ADD(server, died) {
+	.connect = by_ioctl,
+	.end = op_server_dies,
+};
+
+FIXTURE_VARIANT_ADD(server, client_died) {
+	.connect = by_ioctl,
+	.end = op_client_dies,
+};
+
+FIXTURE_SETUP(server)
+{
+	const char *missing = nbd_missing();
+
+	if (missing)
+		SKIP_SETUP("%s", missing);
+	nbd_create(&self->n, MAX_INDEX);
+	image_table(self->n.image[0], 0, TABLE_GPT, 1, "a");
+	variant->connect(&self->n);
+}
+
+FIXTURE_TEARDOWN(server)
+{
+	nbd_destroy(&self->n);
+}
+
+TEST_F(server, r14_fsync_fails_for_what_was_written)
+{
+	nbd_open(&self->n);
+	write_blocks(self->n.fd);
+	ASSERT_EQ(0, variant->end(&self->n));
+	ASSERT_EQ(-1, fsync(self->n.fd));
+	EXPECT_EQ(EIO, errno);
+}
+
+TEST_F(server, r14_fsync_fails_for_what_was_written_exclusively)
+{
+	self->n.fd = disk_open(self->n.name, 0, O_RDWR | O_EXCL);
+	write_blocks(self->n.fd);
+	ASSERT_EQ(0, variant->end(&self->n));
+	ASSERT_EQ(-1, fsync(self->n.fd));
+	EXPECT_EQ(EIO, errno);
+}
+
+/*
+ * A page fault sends a request under mmap_lock, and a receiver waits for its
+ * socket under that request's lock: lockdep sees a cycle there, and no more then.
+ */
+static bool lockdep_watches(void)
+{
+	return !access("/proc/lockdep_stats", F_OK);
+}
+
+TEST_F(server, r14_fsync_fails_for_what_was_stored)
+{
+	if (lockdep_watches())
+		SKIP(return, "lockdep would report a page fault on nbd");
+	nbd_open(&self->n);
+	store_blocks(self->n.fd);
+	ASSERT_EQ(0, variant->end(&self->n));
+	ASSERT_EQ(-1, fsync(self->n.fd));
+	EXPECT_EQ(EIO, errno);
+}
+
+TEST_F(server, r14_fsync_fails_for_what_was_written_to_a_partition)
+{
+	struct nbd *n = &self->n;
+
+	nbd_scan(n);
+	n->part = disk_open(n->name, 1, O_RDWR);
+	write_sector(n->part);
+	ASSERT_EQ(0, variant->end(n));
+	ASSERT_EQ(-1, fsync(n->part));
+	EXPECT_EQ(EIO, errno);
+}
+
+TEST_F(server, r14_fsync_succeeds_for_what_was_written_back)
+{
+	nbd_open(&self->n);
+	write_blocks(self->n.fd);
+	ASSERT_EQ(0, fsync(self->n.fd));
+	ASSERT_EQ(0, variant->end(&self->n));
+	EXPECT_EQ(0, fsync(self->n.fd));
+	EXPECT_TRUE(has_block(self->n.image[0], 1, BLOCK));
+}
+
+TEST_F(server, r14_direct_writes_arrive_or_fail)
+{
+	static char data[BLOCK] __attribute__((aligned(BLOCK)));
+	int fd = disk_open(self->n.name, 0, O_RDWR | O_DIRECT);
+
+	block_content(data, 1);
+	ASSERT_EQ(BLOCK, pwrite(fd, data, BLOCK, BLOCK));
+	EXPECT_TRUE(has_block(self->n.image[0], 1, BLOCK));
+	/* others may not have it open when it is connected again */
+	self->n.fd = fd;
+	ASSERT_EQ(0, variant->end(&self->n));
+	EXPECT_NE(BLOCK, pwrite(fd, data, BLOCK, 2 * BLOCK));
+}
+
+TEST_F(server, r8_who_has_it_open_reads_nothing_of_it)
+{
+	struct nbd *n = &self->n;
+
+	nbd_open(n);
+	write_blocks(n->fd);
+	ASSERT_EQ(0, fsync(n->fd));
+	ASSERT_TRUE(has_block(n->fd, 1, BLOCK));
+	ASSERT_EQ(0, variant->end(n));
+	EXPECT_FALSE(has_block(n->fd, 1, BLOCK));
+}
+
+TEST_F(server, r8_who_has_it_mapped_reads_nothing_of_it)
+{
+	struct nbd *n = &self->n;
+	char *map;
+
+	if (lockdep_watches())
+		SKIP(return, "lockdep would report a page fault on nbd");
+	nbd_open(n);
+	write_blocks(n->fd);
+	ASSERT_EQ(0, fsync(n->fd));
+	map = map_blocks(n->fd, PROT_READ);
+	ASSERT_TRUE(maps_block(map));
+	ASSERT_EQ(0, variant->end(n));
+	EXPECT_FALSE(maps_block(map));
+	munmap(map, BLOCKS * BLOCK);
+}
+
+/* Whoever copies the disk must not take a dead server for its end. */
+TEST_F(server, r14_reads_fail_rather_than_end)
+{
+	struct nbd *n = &self->n;
+	char buf[BLOCK];
+
+	nbd_open(n);
+	ASSERT_EQ(BLOCK, pread(n->fd, buf, BLOCK, 0));
+	ASSERT_EQ(0, variant->end(n));
+	ASSERT_EQ(-1, pread(n->fd, buf, BLOCK, BLOCK));
+	EXPECT_EQ(EIO, errno);
+}
+
+/* loop: the data can still reach the backing file. */
+
+FIXTURE(file) {
+	struct loop lo;
+	int image;
+};
+
+FIXTURE_SETUP(file)
+{
+	const char *missing = diskseq_missing();
+
+	if (missing)
+		SKIP_SETUP("%s", missing);
+	loop_create(&self->lo);
+	self->image = image_create('a', 2);
+}
+
+FIXTURE_TEARDOWN(file)
+{
+	loop_destroy(&self->lo);
+	close(self->image);
+}
+
+TEST_F(file, r14_has_what_was_written_before_a_detach)
+{
+	loop_attach(&self->lo, self->image, 0);
+	write_blocks(self->lo.fd);
+	ASSERT_EQ(0, ioctl(self->lo.fd, LOOP_CLR_FD));
+	/* from 6.11 on that is when it is carried out */
+	loop_close(&self->lo);
+	EXPECT_TRUE(has_block(self->image, 0, 0));
+	EXPECT_TRUE(has_block(self->image, BLOCKS - 1, (BLOCKS - 1) * BLOCK));
+}
+
+TEST_F(file, r14_has_what_was_stored_before_a_detach)
+{
+	loop_attach(&self->lo, self->image, 0);
+	store_blocks(self->lo.fd);
+	ASSERT_EQ(0, ioctl(self->lo.fd, LOOP_CLR_FD));
+	loop_close(&self->lo);
+	EXPECT_TRUE(has_block(self->image, BLOCKS - 1, (BLOCKS - 1) * BLOCK));
+}
+
+TEST_F(file, r14_has_what_was_written_before_an_autoclear)
+{
+	loop_attach(&self->lo, self->image, LO_FLAGS_AUTOCLEAR);
+	write_blocks(self->lo.fd);
+	loop_close(&self->lo);
+	EXPECT_TRUE(has_block(self->image, BLOCKS - 1, (BLOCKS - 1) * BLOCK));
+}
+
+TEST_F(file, r8_who_has_it_open_reads_nothing_of_it)
+{
+	int other;
+
+	loop_attach(&self->lo, self->image, 0);
+	write_blocks(self->lo.fd);
+	ASSERT_TRUE(has_block(self->lo.fd, 1, BLOCK));
+	ASSERT_EQ(0, ioctl(self->lo.fd, LOOP_CLR_FD));
+	EXPECT_FALSE(has_block(self->lo.fd, 1, BLOCK));
+
+	other = image_create('b', 2);
+	loop_reopen(&self->lo);
+	loop_attach(&self->lo, other, 0);
+	EXPECT_FALSE(has_block(self->lo.fd, 1, BLOCK));
+	EXPECT_FALSE(has_block(other, 1, BLOCK));
+	close(other);
+}
+
+TEST_F(file, r8_who_has_it_mapped_reads_nothing_of_it)
+{
+	char *map;
+
+	loop_attach(&self->lo, self->image, 0);
+	write_blocks(self->lo.fd);
+	map = map_blocks(self->lo.fd, PROT_READ);
+	ASSERT_TRUE(maps_block(map));
+	ASSERT_EQ(0, ioctl(self->lo.fd, LOOP_CLR_FD));
+	if (loop_is_bound(&self->lo))
+		SKIP(goto out, "the detach waits for the last close");
+	EXPECT_FALSE(maps_block(map));
+out:
+	munmap(map, BLOCKS * BLOCK);
+}
+
+/* As losetup does: pages may have become dirty again meanwhile. */
+static int set_offset(struct loop *lo, uint64_t offset)
+{
+	int64_t end = now_ms() + limit_ms();
+	struct loop_info64 info;
+	int err;
+
+	loop_get_status(lo, &info);
+	info.lo_offset = offset;
+	do
+		err = ioctl(lo->fd, LOOP_SET_STATUS64, &info) ? errno : 0;
+	while (err == EAGAIN && now_ms() < end);
+	return err;
+}
+
+FIXTURE(partition) {
+	struct loop lo;
+	int image;
+	int part;
+	uint64_t at;		/* where it begins */
+};
+
+FIXTURE_VARIANT(partition) {
+	void (*write)(int fd);
+};
+
+FIXTURE_VARIANT_ADD(partition, written) {
+	.write = write_sector,
+};
+
+FIXTURE_VARIANT_ADD(partition, stored) {
+	.write = store_sector,
+};
+
+FIXTURE_SETUP(partition)
+{
+	const char *missing = diskseq_missing();
+	uint64_t start, sectors;
+
+	if (missing)
+		SKIP_SETUP("%s", missing);
+	loop_create(&self->lo);
+	self->image = image_create('a', 2);
+	image_table(self->image, 0, TABLE_GPT, 1, "a");
+	image_part(TABLE_GPT, 1, &start, &sectors);
+	self->at = start * SECTOR;
+	loop_attach(&self->lo, self->image, LO_FLAGS_PARTSCAN);
+	self->part = loop_open_part(&self->lo, 1, O_RDWR);
+}
+
+FIXTURE_TEARDOWN(partition)
+{
+	close(self->part);
+	loop_destroy(&self->lo);
+	close(self->image);
+}
+
+TEST_F(partition, r14_in_use_loses_nothing_by_a_new_offset)
+{
+	variant->write(self->part);
+	ASSERT_EQ(0, set_offset(&self->lo, IMAGE_BYTES));
+	EXPECT_EQ(0, fsync(self->part));
+	EXPECT_TRUE(has_sector(self->image, self->at));
+	EXPECT_FALSE(has_sector(self->image, IMAGE_BYTES + self->at));
+}
+
+/* zram: nothing is left of the data, and who reads need not be waited for. */
+
+FIXTURE(memory) {
+	struct zram z;
+	int reader;
+};
+
+FIXTURE_SETUP(memory)
+{
+	const char *missing = zram_missing();
+	struct zram *z = &self->z;
+
+	if (missing)
+		SKIP_SETUP("%s", missing);
+	zram_create(z);
+	must(zram_set_size(z), "disksize");
+	zram_open(z);
+	write_blocks(z->fd);
+	zram_close(z);
+	self->reader = disk_open(z->name, 0, O_RDONLY);
+}
+
+FIXTURE_TEARDOWN(memory)
+{
+	if (self->reader >= 0)
+		close(self->reader);
+	zram_destroy(&self->z);
+}
+
+TEST_F(memory, r15_who_reads_keeps_no_reset_out)
+{
+	ASSERT_TRUE(has_block(self->reader, 1, BLOCK));
+	EXPECT_EQ(0, zram_reset(&self->z));
+	EXPECT_FALSE(has_block(self->reader, 1, BLOCK));
+	EXPECT_EQ(0, zram_set_size(&self->z));
+	EXPECT_FALSE(has_block(self->reader, 1, BLOCK));
+}
+
+TEST_F(memory, r15_who_has_it_mapped_keeps_no_reset_out)
+{
+	char *map = map_blocks(self->reader, PROT_READ);
+
+	ASSERT_TRUE(maps_block(map));
+	EXPECT_EQ(0, zram_reset(&self->z));
+	EXPECT_FALSE(maps_block(map));
+	EXPECT_EQ(0, zram_set_size(&self->z));
+	EXPECT_FALSE(maps_block(map));
+	munmap(map, BLOCKS * BLOCK);
+}
+
+TEST_F(memory, r15_who_reads_keeps_no_removal_out)
+{
+	ASSERT_TRUE(has_block(self->reader, 1, BLOCK));
+	ASSERT_EQ(0, zram_hot_remove(&self->z));
+	EXPECT_FALSE(has_block(self->reader, 1, BLOCK));
+	EXPECT_EQ(0, close(self->reader));
+	self->reader = -1;
+	/* for the teardown */
+	zram_create(&self->z);
+}
+
+TEST_F(memory, r15_who_writes_keeps_a_reset_out)
+{
+	zram_open(&self->z);
+	EXPECT_EQ(EBUSY, zram_reset(&self->z));
+	EXPECT_EQ(EBUSY, zram_hot_remove(&self->z));
+	EXPECT_TRUE(has_block(self->reader, 1, BLOCK));
+	zram_close(&self->z);
+	EXPECT_EQ(0, zram_reset(&self->z));
+}
+
+TEST_F(memory, r15_who_has_claimed_it_keeps_a_reset_out)
+{
+	int fd = disk_open(self->z.name, 0, O_RDONLY | O_EXCL);
+
+	EXPECT_EQ(EBUSY, zram_reset(&self->z));
+	EXPECT_EQ(EBUSY, zram_hot_remove(&self->z));
+	EXPECT_TRUE(has_block(self->reader, 1, BLOCK));
+	close(fd);
+	EXPECT_EQ(0, zram_reset(&self->z));
+}
+
+/* A read that is under way must not find its data freed. */
+TEST_F(memory, r14_is_not_freed_while_it_is_read)
+{
+	int64_t end = now_ms() + STORM_MS;
+	static char buf[BLOCKS * BLOCK] __attribute__((aligned(BLOCK)));
+	int i, fd, err;
+	pid_t pid[2];
+
+	for (i = 0; i < 2; i++) {
+		pid[i] = spawn();
+		if (pid[i])
+			continue;
+		/* a reset fails an open that comes in the middle of it */
+		for (;;) {
+			char path[32];
+
+			snprintf(path, sizeof(path), "/dev/%s", self->z.name);
+			fd = open(path, O_RDONLY | O_CLOEXEC | (i ? O_DIRECT : 0));
+			if (fd < 0)
+				continue;
+			pread(fd, buf, sizeof(buf), 0);
+			close(fd);
+		}
+	}
+	while (now_ms() < end) {
+		err = zram_reset(&self->z);
+		if (!err)
+			err = zram_set_size(&self->z);
+		ASSERT_EQ(0, err);
+	}
+	for (i = 0; i < 2; i++)
+		end_child(pid[i]);
+}
+
+TEST_HARNESS_MAIN

@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Nobody hangs because a number is taken and announced (rule 14): a server of nbd
+ * that does not answer, or not before the call has returned that connects to it,
+ * keeps neither that call nor the end of the connection waiting, whoever has the
+ * disk open, reads it, has it scanned for partitions, or waits for its number.
+ *
+ * Each wait has a limit. Then a guard tells where in the kernel the test is, and
+ * has the server go, which ends what waits for it.
+ */
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "../kselftest_harness.h"
+#include "diskseq.h"
+#include "nbd_dev.h"
+
+#define BLOCK			4096
+#define READERS			2
+/* of connecting and disconnecting, in each test */
+#define ROUNDS_MS		2000
+
+struct guard {
+	int64_t until;		/* 0: nobody waits */
+	int fired;
+};
+
+/* What a server does before somebody tells it otherwise. */
+enum server { SILENT, LATE, SLOW, DYING };
+
+FIXTURE(server) {
+	struct nbd n;
+	struct guard *guard;
+	int *reads;		/* that were answered, of all readers */
+	pid_t guardian;
+	pid_t reader[READERS];
+};
+
+FIXTURE_VARIANT(server) {
+	enum server server;
+	/* NULL for a connection over netlink */
+	int (*end)(struct nbd *n);
+};
+
+/* An open that comes now may have to wait for the server. */
+static int op_clear_sock_from_before(struct nbd *n)
+{
+	int err = ioctl(n->fd, NBD_CLEAR_SOCK) ? errno : 0;
+
+	nbd_close(n);
+	client_ended(n);
+	return err;
+}
+
+static int op_disconnect(struct nbd *n)
+{
+	return by_fd(n, NBD_DISCONNECT, 0);
+}
+
+FIXTURE_VARIANT_ADD(server, silent_by_netlink) {
+	.server = SILENT,
+};
+
+FIXTURE_VARIANT_ADD(server, late_by_netlink) {
+	.server = LATE,
+};
+
+FIXTURE_VARIANT_ADD(server, slow_by_netlink) {
+	.server = SLOW,
+};
+
+FIXTURE_VARIANT_ADD(server, dying_by_netlink) {
+	.server = DYING,
+};
+
+FIXTURE_VARIANT_ADD(server, silent_client_killed) {
+	.server = SILENT,
+	.end = op_client_dies,
+};
+
+FIXTURE_VARIANT_ADD(server, silent_server_dies) {
+	.server = SILENT,
+	.end = op_server_dies,
+};
+
+FIXTURE_VARIANT_ADD(server, silent_sockets_cleared) {
+	.server = SILENT,
+	.end = op_clear_sock_from_before,
+};
+
+FIXTURE_VARIANT_ADD(server, late_client_killed) {
+	.server = LATE,
+	.end = op_client_dies,
+};
+
+FIXTURE_VARIANT_ADD(server, slow_disconnected) {
+	.server = SLOW,
+	.end = op_disconnect,
+};
+
+FIXTURE_VARIANT_ADD(server, dying_by_ioctl) {
+	.server = DYING,
+	.end = op_server_dies,
+};
+
+static void guard_begin(struct guard *guard)
+{
+	__atomic_store_n(&guard->until, now_ms() + limit_ms(), __ATOMIC_SEQ_CST);
+}
+
+static void guard_end(struct guard *guard)
+{
+	__atomic_store_n(&guard->until, 0, __ATOMIC_SEQ_CST);
+}
+
+static pid_t start_guardian(struct guard *guard, struct orders *orders)
+{
+	pid_t pid, test = getpid();
+	int64_t until;
+
+	pid = spawn();
+	if (pid)
+		return pid;
+	for (;;) {
+		poll(NULL, 0, 10);
+		until = __atomic_load_n(&guard->until, __ATOMIC_SEQ_CST);
+		if (!until || now_ms() < until)
+			continue;
+		guard_end(guard);
+		guard->fired = 1;
+		tell_where(test);
+		__atomic_store_n(&orders->leave, 1, __ATOMIC_SEQ_CST);
+	}
+}
+
+/* Others, who do not end by themselves. */
+
+/*
+ * Has it open before there is something to read, and until there is no more. But
+ * not for ever: nobody can connect it again as long as it is open.
+ */
+static void wait_and_read(const char *disk, int *reads)
+{
+	char buf[BLOCK];
+	int64_t end;
+	ssize_t len;
+	int fd;
+
+	for (;;) {
+		fd = disk_open(disk, 0, O_RDONLY);
+		end = now_ms() + 50;
+		do {
+			len = pread(fd, buf, BLOCK, 0);
+			if (len == BLOCK)
+				__atomic_fetch_add(reads, 1, __ATOMIC_SEQ_CST);
+			/* cached, it would not be asked for */
+			posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+		} while (len > 0 || (!len && now_ms() < end));
+		close(fd);
+		poll(NULL, 0, 1);
+	}
+}
+
+static void open_and_read(const char *disk, int *reads)
+{
+	char buf[BLOCK];
+	int fd;
+
+	for (;;) {
+		fd = disk_open(disk, 0, O_RDONLY);
+		if (pread(fd, buf, BLOCK, 0) == BLOCK)
+			__atomic_fetch_add(reads, 1, __ATOMIC_SEQ_CST);
+		close(fd);
+		poll(NULL, 0, 1);
+	}
+}
+
+static void rescan_always(const char *disk, int *reads)
+{
+	int fd;
+
+	for (;;) {
+		fd = disk_open(disk, 0, O_RDONLY);
+		ioctl(fd, BLKRRPART);
+		close(fd);
+		poll(NULL, 0, 1);
+	}
+}
+
+static void wait_always(const char *disk, int *reads)
+{
+	int sysfs = diskseq_open_sysfs(disk);
+
+	for (;;) {
+		diskseq_read(sysfs);
+		diskseq_wait(sysfs, 100);
+	}
+}
+
+static pid_t start(FIXTURE_DATA(server) *self,
+		   void (*fn)(const char *disk, int *reads))
+{
+	pid_t pid = spawn();
+
+	if (!pid)
+		fn(self->n.name, self->reads);
+	return pid;
+}
+
+FIXTURE_SETUP(server)
+{
+	const char *missing = nbd_missing();
+
+	if (missing)
+		SKIP_SETUP("%s", missing);
+	nbd_create(&self->n, MAX_INDEX);
+	self->guard = shared_memory(sizeof(*self->guard));
+	self->reads = shared_memory(sizeof(*self->reads));
+	self->guardian = start_guardian(self->guard, self->n.orders);
+}
+
+FIXTURE_TEARDOWN(server)
+{
+	int i;
+
+	guard_end(self->guard);
+	self->n.orders->leave = 1;
+	for (i = 0; i < READERS; i++) {
+		if (!self->reader[i])
+			continue;
+		kill(self->reader[i], SIGKILL);
+		EXPECT_TRUE(ends(self->reader[i]));
+	}
+	nbd_destroy(&self->n);
+	kill(self->guardian, SIGKILL);
+	child_status(self->guardian);
+}
+
+/* Connects, again and again while others have it open since the last time. */
+static int connect_it(FIXTURE_DATA(server) *self,
+		      const FIXTURE_VARIANT(server) *variant)
+{
+	int64_t end = now_ms() + limit_ms();
+	struct nbd *n = &self->n;
+	int err;
+
+	do {
+		guard_begin(self->guard);
+		if (variant->end == op_clear_sock_from_before) {
+			nbd_close(n);
+			nbd_open(n);
+		}
+		if (variant->end)
+			err = connect_by_ioctl(n, n->image[0],
+					       NBD_FLAG_HAS_FLAGS);
+		else
+			err = connect_by_netlink(n, n->image[0],
+						 NBD_FLAG_HAS_FLAGS, 0, 1);
+		guard_end(self->guard);
+	} while (err == EBUSY && !self->guard->fired && now_ms() < end);
+	return err;
+}
+
+static int end_it(FIXTURE_DATA(server) *self,
+		  const FIXTURE_VARIANT(server) *variant)
+{
+	int err;
+
+	guard_begin(self->guard);
+	err = variant->end ? variant->end(&self->n) :
+			     op_disconnect_by_netlink(&self->n);
+	client_ended(&self->n);
+	guard_end(self->guard);
+	end_server(&self->n, 0);
+	return err;
+}
+
+/* Returns how many times it has connected and disconnected. */
+static int rounds(FIXTURE_DATA(server) *self,
+		  const FIXTURE_VARIANT(server) *variant,
+		  struct __test_metadata *_metadata)
+{
+	int64_t end = now_ms() + ROUNDS_MS;
+	struct orders *orders = self->n.orders;
+	uint64_t before;
+	int round;
+
+	for (round = 0; now_ms() < end; round++) {
+		orders->silent = variant->server == SILENT ||
+				 variant->server == LATE;
+		orders->delay_ms = variant->server == SLOW ? 20 : 0;
+		orders->die_after = variant->server == DYING ? 1 : 0;
+		before = diskseq_sysfs(self->n.name);
+		ASSERT_EQ(0, connect_it(self, variant)) {
+			TH_LOG("round %d", round);
+		}
+		EXPECT_LT(before, diskseq_sysfs(self->n.name));
+		if (variant->server == LATE)
+			orders->silent = 0;
+
+		/* whoever else uses generic netlink is not kept waiting */
+		guard_begin(self->guard);
+		EXPECT_LT(0, nbd_family());
+		guard_end(self->guard);
+
+		poll(NULL, 0, variant->server == SLOW ? 50 : round % 8);
+		ASSERT_EQ(0, end_it(self, variant)) {
+			TH_LOG("round %d", round);
+		}
+		ASSERT_FALSE(self->guard->fired) {
+			TH_LOG("round %d", round);
+		}
+	}
+	return round;
+}
+
+TEST_F(server, r14_keeps_nobody_waiting_who_reads)
+{
+	self->reader[0] = start(self, variant->end ? wait_and_read : open_and_read);
+	self->reader[1] = start(self, wait_always);
+	ASSERT_LT(1, rounds(self, variant, _metadata));
+	if (variant->server == SLOW) {
+		EXPECT_LT(0, *self->reads);
+	}
+}
+
+TEST_F(server, r14_keeps_nobody_waiting_who_opens_it)
+{
+	self->reader[0] = start(self, open_and_read);
+	self->reader[1] = start(self, open_and_read);
+	ASSERT_LT(1, rounds(self, variant, _metadata));
+}
+
+TEST_F(server, r14_keeps_nobody_waiting_who_scans_it)
+{
+	self->reader[0] = start(self, rescan_always);
+	self->reader[1] = start(self, open_and_read);
+	ASSERT_LT(1, rounds(self, variant, _metadata));
+}
+
+TEST_HARNESS_MAIN
