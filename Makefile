@@ -95,7 +95,7 @@ endif
 # Guests wait more than they compute, so they run beside what computes, which lets them go
 # first: the last kernel's build, then the checks.
 $(LOG)/plain.results: $(KERNEL)/$(IMAGE) $(SERIES)$(MACHINE)/tests.img $(if $(MACHINE),FORCE)
-	@scripts/boot-tests "tests on $(KERNEL)" $< $(basename $@) 1200 \
+	@scripts/boot-tests "tests on $(KERNEL)" $< $(basename $@) 1800 \
 		$(SERIES)$(MACHINE)/tests.list $(SERIES)$(MACHINE)/tests.img DISKSEQ_STORM=$(if $(MACHINE),$$(($(STORM) / 10)),$(STORM))
 $(LOG)/without.results: build/prebuilt/$(DEB_SUITE)/version $(SERIES)/tests.img | $(LOG)/plain.results
 	@scripts/without "tests on Debian's $$(cat $<)" $(<D)/vmlinuz $(basename $@) 300 \
@@ -103,7 +103,7 @@ $(LOG)/without.results: build/prebuilt/$(DEB_SUITE)/version $(SERIES)/tests.img 
 $(LOG)/told.results: build/vm/story.img build/prebuilt/$(DEB_SUITE)/version $(SERIES)/bzImage | $(LOG)/without.results
 	@scripts/told $@ $(START) $< build/prebuilt/$(DEB_SUITE) $(SERIES)
 $(LOG)/sanitizer.results: $(SANITIZED)/bzImage $(SERIES)/tests.img | $(LOG)/clients.results
-	@LOCKDEP=y scripts/boot-tests "tests on $(SANITIZED)" $< $(basename $@) 1800 \
+	@LOCKDEP=y scripts/boot-tests "tests on $(SANITIZED)" $< $(basename $@) 2400 \
 		$(SERIES)/sanitizer.list $(SERIES)/tests.img DISKSEQ_STORM=$$(($(STORM) / 10))
 $(LOG)/check.results: FORCE $(SERIES)/tree.id | packages-test $(if $(SIDE_BY_SIDE),$(SANITIZED)/bzImage)
 	@$(NICE) scripts/check $(BASE) $@
@@ -182,12 +182,12 @@ compare: $(SERIES)/bzImage $(SERIES)/tests.img $(patsubst %,build/prebuilt/%/ver
 ##@            udev has the disks scanned all the time
 .PHONY: clients
 # systemd comes last, since it removes the loop devices that it has used.
-CLIENTS_TESTS := $(addprefix /clients/,util-linux udev example drivers systemd)
-CLIENTS_PROGRAMS := $(addprefix build/vm/clients/,change storm uevents contend diskseq-wait)
+CLIENTS_TESTS := $(addprefix /clients/,util-linux udev example drivers zram systemd)
+CLIENTS_PROGRAMS := $(addprefix build/vm/clients/,change storm uevents contend cost diskseq-wait)
 clients: $(LOG)/clients.results
 	@scripts/verdict 'make clients' $(START) $<
 $(LOG)/clients.results: $(SERIES)/bzImage build/vm/clients.squashfs build/vm/clients.img $(if $(SIDE_BY_SIDE),| $(LOG)/told.results,FORCE)
-	@scripts/clients "programs on $(SERIES)" $< $(basename $@) 1200 \
+	@scripts/clients "programs on $(SERIES)" $< $(basename $@) 1800 \
 		build/vm/clients.squashfs build/vm/clients.img $(CLIENTS_TESTS) $(RESCAN:%=DISKSEQ_RESCAN=%)
 
 ##@ measure    what the number costs and what it saves with udev: the base and the series side by side
@@ -272,6 +272,7 @@ build/vm/overlay: vm/overlay.c | packages
 build/vm/clients/%: clients/%.c $(addprefix $(TESTS)/,disk.c image.c uevent.c diskseq.h) | packages
 	@mkdir -p $(@D)
 	@$(STATIC) -I$(TESTS) -o $@ $(filter %.c,$^)
+build/vm/clients/cost: $(TESTS)/nbd_dev.c $(TESTS)/nbd_dev.h
 build/vm/clients/diskseq-wait: Documentation/block/diskseq-wait.c | packages
 	@mkdir -p $(@D)
 	@$(STATIC) -o $@ $<
