@@ -84,8 +84,8 @@ static bool put_block(int fd, enum way way, const char *data, uint64_t at)
 static void write_medium(struct race *race, int fd, int backing, int medium,
 			 enum way way)
 {
-	static char data[BLOCK] __attribute__((aligned(BLOCK)));
-	static char back[BLOCK] __attribute__((aligned(BLOCK)));
+	static char data[BLOCK] __aligned(BLOCK);
+	static char back[BLOCK] __aligned(BLOCK);
 	int64_t end = now_ms() + limit_ms();
 	int i;
 

@@ -579,12 +579,12 @@ int child_status(pid_t pid)
 /* Say where in the kernel a process is that does not come back from it. */
 void tell_where(pid_t pid)
 {
-	static const char * const names[] = { "wchan", "stack", "syscall" };
+	static const char * const names[] = { "wchan", "stack", "syscall", NULL };
 	char path[64], line[256];
 	FILE *file;
 	size_t i;
 
-	for (i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+	for (i = 0; names[i]; i++) {
 		snprintf(path, sizeof(path), "/proc/%d/%s", pid, names[i]);
 		file = fopen(path, "re");
 		if (!file)

@@ -28,6 +28,9 @@
 #ifndef __packed
 #define __packed		__attribute__((packed))
 #endif
+#ifndef __aligned
+#define __aligned(size)		__attribute__((aligned(size)))
+#endif
 #ifndef __noreturn
 #define __noreturn		__attribute__((noreturn))
 #endif

@@ -108,12 +108,14 @@ static void on_sigbus(int sig)
 /* Whether block 1 is still there for one who has it mapped. */
 static bool maps_block(const char *map)
 {
-	volatile bool has = false;
 	char want[BLOCK];
+	bool has;
 
 	block_content(want, 1);
 	signal(SIGBUS, on_sigbus);
-	if (!sigsetjmp(no_page, 1))
+	if (sigsetjmp(no_page, 1))
+		has = false;
+	else
 		has = !memcmp(map + BLOCK, want, BLOCK);
 	signal(SIGBUS, SIG_DFL);
 	return has;
@@ -238,7 +240,7 @@ TEST_F(server, r14_fsync_succeeds_for_what_was_written_back)
 
 TEST_F(server, r14_direct_writes_arrive_or_fail)
 {
-	static char data[BLOCK] __attribute__((aligned(BLOCK)));
+	static char data[BLOCK] __aligned(BLOCK);
 	int fd = disk_open(self->n.name, 0, O_RDWR | O_DIRECT);
 
 	block_content(data, 1);
@@ -529,7 +531,7 @@ TEST_F(memory, r15_who_has_claimed_it_keeps_a_reset_out)
 TEST_F(memory, r14_is_not_freed_while_it_is_read)
 {
 	int64_t end = now_ms() + STORM_MS;
-	static char buf[BLOCKS * BLOCK] __attribute__((aligned(BLOCK)));
+	static char buf[BLOCKS * BLOCK] __aligned(BLOCK);
 	int i, fd, err;
 	pid_t pid[2];
 
