@@ -75,38 +75,38 @@ KERNEL := $(if $(STOCK),$(PRISTINE),$(if $(SANITIZE),$(SANITIZED),$(SERIES)))$(M
 ##@ run        the main job: the story on real loop devices, without and with the series
 .PHONY: run
 run: $(SERIES)/bzImage build/vm/story.img build/prebuilt/$(DEB_SUITE)/version
-	@scripts/run $(START) build/vm/story.img build/prebuilt/$(DEB_SUITE) $(SERIES)
+	@scripts/guest/play-story $(START) build/vm/story.img build/prebuilt/$(DEB_SUITE) $(SERIES)
 
 ##@ test       everything that proves the series; ends with "N passed, N failed"; ARCH=i386, arm64 or
 ##@            s390: the selftests alone, on such a machine
 .PHONY: test
 ifdef MACHINE
 test: $(LOG)/plain.results
-	@scripts/verdict 'make test ARCH=$(ARCH)' $(START) $<
+	@scripts/results/summary 'make test ARCH=$(ARCH)' $(START) $<
 else
 RESULTS := $(patsubst %,$(LOG)/%.results,plain without told clients sanitizer check bisect)
 test: $(KERNEL)/bzImage $(SERIES)/tests.img build/vm/story.img build/prebuilt/$(DEB_SUITE)/version \
 		build/vm/clients.squashfs build/vm/clients.img | packages-test
 	@rm -f $(RESULTS)
 	@EVERY=30 $(MAKE) -j2 SIDE_BY_SIDE=y NICE=nice $(RESULTS)
-	@scripts/verdict 'make test' $(START) $(RESULTS)
+	@scripts/results/summary 'make test' $(START) $(RESULTS)
 endif
 
 # Guests wait more than they compute, so they run beside what computes, which lets them go
 # first: the last kernel's build, then the checks.
 $(LOG)/plain.results: $(KERNEL)/$(IMAGE) $(SERIES)$(MACHINE)/tests.img $(if $(MACHINE),FORCE)
-	@scripts/boot-tests "tests on $(KERNEL)" $< $(basename $@) 1800 \
+	@scripts/guest/run-selftests "tests on $(KERNEL)" $< $(basename $@) 1800 \
 		$(SERIES)$(MACHINE)/tests.list $(SERIES)$(MACHINE)/tests.img DISKSEQ_STORM=$(if $(MACHINE),$$(($(STORM) / 10)),$(STORM))
 $(LOG)/without.results: build/prebuilt/$(DEB_SUITE)/version $(SERIES)/tests.img | $(LOG)/plain.results
-	@scripts/without "tests on Debian's $$(cat $<)" $(<D)/vmlinuz $(basename $@) 300 \
+	@scripts/guest/expect-skips "tests on Debian's $$(cat $<)" $(<D)/vmlinuz $(basename $@) 300 \
 		$(SERIES)/tests.list $(SERIES)/tests.img $(<D)/modules.img
 $(LOG)/told.results: build/vm/story.img build/prebuilt/$(DEB_SUITE)/version $(SERIES)/bzImage | $(LOG)/without.results
-	@scripts/told $@ $(START) $< build/prebuilt/$(DEB_SUITE) $(SERIES)
+	@scripts/guest/check-story $@ $(START) $< build/prebuilt/$(DEB_SUITE) $(SERIES)
 $(LOG)/sanitizer.results: $(SANITIZED)/bzImage $(SERIES)/tests.img | $(LOG)/clients.results
-	@LOCKDEP=y scripts/boot-tests "tests on $(SANITIZED)" $< $(basename $@) 2400 \
+	@LOCKDEP=y scripts/guest/run-selftests "tests on $(SANITIZED)" $< $(basename $@) 2400 \
 		$(SERIES)/sanitizer.list $(SERIES)/tests.img DISKSEQ_STORM=$$(($(STORM) / 10))
 $(LOG)/check.results: FORCE $(SERIES)/tree.id | packages-test $(if $(SIDE_BY_SIDE),$(SANITIZED)/bzImage)
-	@$(NICE) scripts/check $(BASE) $@
+	@$(NICE) scripts/check/series $(BASE) $@
 
 ##@ kernel     a bootable build/BASE/bzImage; STOCK=1: without the series; SANITIZE=1: with KASAN, lockdep, ...;
 ##@            ARCH=i386, arm64 or s390: for such a machine
@@ -121,14 +121,14 @@ kernel: $(KERNEL)/$(IMAGE)
 tree: $(SERIES)/tree.id
 	@git -C $(SERIES)/tree log --oneline base..HEAD
 refresh: | packages
-	@scripts/refresh $(SERIES) $(PATCHES)
+	@scripts/series/refresh-patches $(SERIES) $(PATCHES)
 series: $(SERIES)/tree.id
-	@scripts/series $(SERIES) $(PATCHES) $(SERIES)/series
+	@scripts/series/write-mails $(SERIES) $(PATCHES) $(SERIES)/series
 
 ##@ check-tree does LINUX=DIR take the series: for each patch, what is in its way and what to do
 .PHONY: check-tree
 check-tree: $(SERIES)/source.deb
-	@scripts/check-tree '$(LINUX)' $< $(PATCHES) $(SERIES)/check-tree
+	@scripts/series/check-tree '$(LINUX)' $< $(PATCHES) $(SERIES)/check-tree
 
 ##@ quilt      writes the series for a distribution's source package to build/BASE/quilt/
 ##@ deb        builds linux-image and linux-headers packages in build/BASE/deb/; CONFIG=FILE: so configured
@@ -137,17 +137,17 @@ check-tree: $(SERIES)/source.deb
 PACKAGING := build/$(BASE)-deb
 PACKAGED := $(WITH_CLIENTS) vm/configs/deb.config
 quilt: $(SERIES)/tree.id
-	@scripts/quilt $(SERIES) $(PATCHES) $(SERIES)/quilt
+	@scripts/distro/write-quilt $(SERIES) $(PATCHES) $(SERIES)/quilt
 deb: $(SERIES)/deb/version
 	@ls -l $(<D)/*.deb
 distro: $(if $(LINUX),,$(LOG)/quilt.results $(LOG)/check-tree.results) $(LOG)/deb.results
-	@scripts/verdict 'make distro' $(START) $^
+	@scripts/results/summary 'make distro' $(START) $^
 $(LOG)/quilt.results: FORCE quilt $(SERIES)/source.deb | packages-distro
-	@scripts/quilt-test $(SERIES) $(DEB_SUITE) $(SERIES)/source.deb $(SERIES)/quilt $@
+	@scripts/distro/test-quilt $(SERIES) $(DEB_SUITE) $(SERIES)/source.deb $(SERIES)/quilt $@
 $(LOG)/check-tree.results: FORCE $(SERIES)/tree.id $(SERIES)/source.deb
-	@scripts/check-tree-test $(SERIES)/tree $(SERIES)/source.deb $(PATCHES) $(SERIES)/check-tree-test $@
+	@scripts/series/test-check-tree $(SERIES)/tree $(SERIES)/source.deb $(PATCHES) $(SERIES)/check-tree-test $@
 $(LOG)/deb.results: FORCE $(SERIES)/deb/version $(SERIES)/tests.img | packages-distro
-	@scripts/deb-test $(SERIES)/deb $(DEB_SUITE) $@ \
+	@scripts/distro/test-debs $(SERIES)/deb $(DEB_SUITE) $@ \
 		$(SERIES)/tests.list $(SERIES)/tests.img DISKSEQ_STORM=$$(($(STORM) / 10))
 
 # What CONFIG is, or would be: packages are built anew when that changes.
@@ -155,8 +155,8 @@ $(PACKAGING)/config: FORCE
 	@mkdir -p $(@D)
 	@cat $(or $(CONFIG),$(PACKAGED)) >$@.tmp
 	@cmp -s $@.tmp $@ || mv $@.tmp $@
-$(SERIES)/deb/version: $(SERIES)/tree.id $(PACKAGING)/config scripts/deb scripts/config | packages-deb
-	@scripts/deb $(PACKAGING) $(SERIES)/tree $(@D) $(PACKAGED_FILES) "$(CONFIG)" $(PACKAGED)
+$(SERIES)/deb/version: $(SERIES)/tree.id $(PACKAGING)/config scripts/distro/build-debs scripts/kernel/configure | packages-deb
+	@scripts/distro/build-debs $(PACKAGING) $(SERIES)/tree $(@D) $(PACKAGED_FILES) "$(CONFIG)" $(PACKAGED)
 
 ##@ shell      boots to a prompt, with util-linux and the tests at hand
 .PHONY: shell
@@ -167,16 +167,16 @@ shell: $(KERNEL)/bzImage $(SERIES)/tests.img build/vm/shell.img
 ##@ static     warnings and sparse on four machines, in all that can be configured, clang, coccicheck
 .PHONY: check static
 check: $(LOG)/check.results
-	@scripts/verdict 'make check' $(START) $<
+	@scripts/results/summary 'make check' $(START) $<
 static: $(LOG)/static.results
-	@scripts/verdict 'make static' $(START) $<
+	@scripts/results/summary 'make static' $(START) $<
 $(LOG)/static.results: FORCE $(SERIES)/tree.id | packages-static
-	@scripts/static $(BASE) $@
+	@scripts/check/static $(BASE) $@
 
 ##@ compare    the tests on Debian's kernels 6.1, 6.12 and 7.2, as a table rule by kernel
 .PHONY: compare
 compare: $(SERIES)/bzImage $(SERIES)/tests.img $(patsubst %,build/prebuilt/%/version,$(COMPARE))
-	@STORM=$$(($(STORM) / 10)) scripts/compare $(START) $(SERIES) $(COMPARE)
+	@STORM=$$(($(STORM) / 10)) scripts/guest/compare-kernels $(START) $(SERIES) $(COMPARE)
 
 ##@ clients    systemd, udev, util-linux, mdadm and nbd of Debian 13 on the series' kernel; RESCAN=y: while
 ##@            udev has the disks scanned all the time
@@ -185,23 +185,23 @@ compare: $(SERIES)/bzImage $(SERIES)/tests.img $(patsubst %,build/prebuilt/%/ver
 CLIENTS_TESTS := $(addprefix /clients/,util-linux udev example drivers zram systemd)
 CLIENTS_PROGRAMS := $(addprefix build/vm/clients/,change storm uevents contend cost diskseq-wait)
 clients: $(LOG)/clients.results
-	@scripts/verdict 'make clients' $(START) $<
+	@scripts/results/summary 'make clients' $(START) $<
 $(LOG)/clients.results: $(SERIES)/bzImage build/vm/clients.squashfs build/vm/clients.img $(if $(SIDE_BY_SIDE),| $(LOG)/told.results,FORCE)
-	@scripts/clients "programs on $(SERIES)" $< $(basename $@) 1800 \
+	@scripts/guest/run-clients "programs on $(SERIES)" $< $(basename $@) 1800 \
 		build/vm/clients.squashfs build/vm/clients.img $(CLIENTS_TESTS) $(RESCAN:%=DISKSEQ_RESCAN=%)
 
 ##@ measure    what the number costs and what it saves with udev: the base and the series side by side
 .PHONY: measure
 measure: $(PRISTINE)/bzImage $(SERIES)/bzImage build/vm/clients.squashfs build/vm/clients.img
-	@scripts/measure $(START) build/vm/clients.squashfs build/vm/clients.img $(LOG) $(filter %/bzImage,$^)
+	@scripts/guest/measure $(START) build/vm/clients.squashfs build/vm/clients.img $(LOG) $(filter %/bzImage,$^)
 
 ##@ bisect     builds and boots the kernel after each patch of the series, with all tests that pass by then
 .PHONY: bisect
 bisect: $(SERIES)/tree.id $(SERIES)/tests.img
 	@$(BISECT) all $(LOG)/bisect-all.results $(WITH_CLIENTS)
-	@scripts/verdict 'make bisect' $(START) $(LOG)/bisect-all.results
+	@scripts/results/summary 'make bisect' $(START) $(LOG)/bisect-all.results
 # As the kernel of the whole series is, most of which is in the cache then.
-BISECT := scripts/bisect $(BASE) $(CLIENTS_FILES) $(SERIES)/sanitizer.list $(SERIES)/tests.img
+BISECT := scripts/check/bisect $(BASE) $(CLIENTS_FILES) $(SERIES)/sanitizer.list $(SERIES)/tests.img
 # Here with the tests that are the patch's own.
 $(LOG)/bisect.results: FORCE $(SERIES)/tree.id $(SERIES)/tests.img $(if $(SIDE_BY_SIDE),| $(LOG)/check.results)
 	@$(NICE) $(BISECT) own $@ $(WITH_CLIENTS)
@@ -219,35 +219,35 @@ help:
 # What the machine needs. Asked every time, since it takes no time.
 .PHONY: packages packages-test packages-static packages-shell packages-clients packages-deb packages-distro
 packages:
-	@scripts/packages kernel $(filter arm64 s390,$(ARCH))
+	@scripts/fetch/install-packages kernel $(filter arm64 s390,$(ARCH))
 # A static pattern, since make looks up no other kind for a phony target.
 packages-test packages-shell packages-clients packages-deb packages-distro: packages-%:
-	@scripts/packages kernel $*
+	@scripts/fetch/install-packages kernel $*
 packages-static:
-	@scripts/packages kernel test static arm64 s390
+	@scripts/fetch/install-packages kernel test static arm64 s390
 
 # FORCE: the program behind the target sees by itself whether there is anything to do, and
 # leaves the target's time alone if not.
 .PHONY: FORCE
 $(SERIES)/origin: FORCE | packages
-	@scripts/origin $@ "$(LINUX)" $(DEB_PACKAGE) $(DEB_VERSION)
+	@scripts/tree/record-origin $@ "$(LINUX)" $(DEB_PACKAGE) $(DEB_VERSION)
 $(SERIES)/source.deb: bases/$(BASE).mk | packages
 	@mkdir -p $(@D)
-	@scripts/source $@ $(DEB_SUITE) $(DEB_PACKAGE) $(DEB_VERSION) $(DEB_SHA256)
+	@scripts/fetch/source-package $@ $(DEB_SUITE) $(DEB_PACKAGE) $(DEB_VERSION) $(DEB_SHA256)
 $(SERIES)/base: $(SERIES)/origin $(if $(LINUX),,$(SERIES)/source.deb)
-	@scripts/base $(SERIES) $(or $(LINUX),$(SERIES)/source.deb) $@
+	@scripts/tree/import-base $(SERIES) $(or $(LINUX),$(SERIES)/source.deb) $@
 $(SERIES)/tree.id: FORCE $(SERIES)/base
-	@scripts/tree $(SERIES) $(PATCHES)
+	@scripts/tree/checkout-series $(SERIES) $(PATCHES)
 $(PRISTINE)/tree.id: FORCE $(SERIES)/base
-	@scripts/tree $(PRISTINE) stock $(SERIES)
+	@scripts/tree/checkout-series $(PRISTINE) stock $(SERIES)
 
 $(SERIES)$(MACHINE)/$(IMAGE) $(SANITIZED)/bzImage: $(SERIES)/tree.id
 $(PRISTINE)$(MACHINE)/$(IMAGE): $(PRISTINE)/tree.id
 $(SERIES)/bzImage $(PRISTINE)/bzImage: vm/configs/clients.config
 $(SERIES)/bzImage $(PRISTINE)/bzImage: FILES := $(CLIENTS_FILES)
 $(SANITIZED)/bzImage: vm/configs/sanitizer.config
-%/$(IMAGE): $(FRAGMENTS) scripts/kernel scripts/config
-	@$(NICE) scripts/kernel $@ $(patsubst %.id,%,$(filter %.id,$^)) $(FILES) $(sort $(filter %.config,$^))
+%/$(IMAGE): $(FRAGMENTS) scripts/kernel/build scripts/kernel/configure
+	@$(NICE) scripts/kernel/build $@ $(patsubst %.id,%,$(filter %.id,$^)) $(FILES) $(sort $(filter %.config,$^))
 
 # Programs of the guest: static, since it has no libraries.
 TESTS := tools/testing/selftests/block_diskseq
@@ -259,13 +259,13 @@ build/vm$(MACHINE)/init: vm/init.c | packages
 build/vm/story: vm/story.c $(addprefix $(TESTS)/,disk.c image.c uevent.c diskseq.h) | packages
 	@mkdir -p $(@D)
 	@$(STATIC) -I$(TESTS) -o $@ $(filter %.c,$^)
-build/vm/story.img: build/vm/init build/vm/story scripts/initrd
+build/vm/story.img: build/vm/init build/vm/story scripts/guest/pack-initrd
 	@rm -rf $@.root && mkdir $@.root && cp $(filter build/%,$^) $@.root
-	@scripts/initrd $@.root $@
-build/vm/shell.img: build/vm/init scripts/shell scripts/initrd | packages-shell
-	@scripts/shell $< $@
+	@scripts/guest/pack-initrd $@.root $@
+build/vm/shell.img: build/vm/init scripts/guest/pack-shell scripts/guest/pack-initrd | packages-shell
+	@scripts/guest/pack-shell $< $@
 build/vm/clients.squashfs: FORCE | packages-clients
-	@scripts/clients-root $@
+	@scripts/fetch/clients-rootfs $@
 build/vm/overlay: vm/overlay.c | packages
 	@mkdir -p $(@D)
 	@$(STATIC) -o $@ $<
@@ -277,10 +277,10 @@ build/vm/clients/diskseq-wait: Documentation/block/diskseq-wait.c | packages
 	@mkdir -p $(@D)
 	@$(STATIC) -o $@ $<
 build/vm/clients.img: build/vm/overlay $(CLIENTS_PROGRAMS) $(wildcard vm/clients/*) \
-		$(filter-out %.c,$(wildcard clients/*)) scripts/clients-image scripts/initrd
-	@scripts/clients-image $< $@ $(CLIENTS_PROGRAMS) $(filter clients/%,$^)
+		$(filter-out %.c,$(wildcard clients/*)) scripts/guest/pack-clients scripts/guest/pack-initrd
+	@scripts/guest/pack-clients $< $@ $(CLIENTS_PROGRAMS) $(filter clients/%,$^)
 $(SERIES)$(MACHINE)/tests.img: FORCE $(SERIES)/tree.id build/vm$(MACHINE)/init
-	@scripts/tests $(SERIES)/tree build/vm$(MACHINE)/init $(@D)
+	@scripts/guest/build-selftests $(SERIES)/tree build/vm$(MACHINE)/init $(@D)
 
-build/prebuilt/%/version: scripts/prebuilt | packages
-	@scripts/prebuilt $* $(@D)
+build/prebuilt/%/version: scripts/fetch/prebuilt-kernel | packages
+	@scripts/fetch/prebuilt-kernel $* $(@D)
