@@ -23,6 +23,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define MODULES "/modules"
@@ -204,11 +205,14 @@ static const char *lockdep_state(void)
 static void run_all(char **programs)
 {
 	int status, port = open_port("verdict");
+	time_t begun;
 
 	for (; *programs; programs++) {
 		dprintf(port, "== begin %s\n", *programs);
+		begun = time(NULL);
 		status = run(*programs, port);
 		dprintf(port, "== end %s %d\n", *programs, status);
+		dprintf(port, "== took %lld s\n", (long long)(time(NULL) - begun));
 	}
 	dprintf(port, "== kernel tainted=%s lockdep=%s\n",
 		first_line("/proc/sys/kernel/tainted"), lockdep_state());
