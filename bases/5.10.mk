@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-# Linux 5.10, from Debian 11 (bullseye): the youngest long-term kernel without a diskseq.
+# Linux 5.10, from Debian 11 (bullseye): the newest LTS kernel that has no diskseq.
 
 # The source package. When the mirror has this version no more, its newest is taken.
 DEB_SUITE := bullseye
@@ -7,8 +7,25 @@ DEB_PACKAGE := linux-source-5.10
 DEB_VERSION := 5.10.262-1
 DEB_SHA256 := 4f01148344ca9e5c1c9743ab4a084cf61c437548f803443ccc044602278b52bc
 
-# About how many files a kernel build compiles, for the progress line; with vm/configs/base.config,
-# with clients.config, too, and with deb.config, too.
-FILES := 1265
-CLIENTS_FILES := 1380
-PACKAGED_FILES := 1400
+# Debian's own kernel beside it: that of this suite, and its number (none, or mainline's)
+PREBUILT_SUITE := bullseye
+PREBUILT_NUMBER := none
+# The suite that the packages are installed in
+INSTALL_SUITE := bullseye
+
+# The posting of 2021, with five patches, was the fourth.
+MAIL_PREFIX := PATCH 5.10 v5
+
+# Rule 13: the structures that may grow by 8 bytes each, and an object that has them
+SIZES := gendisk hd_struct
+SIZES_OBJECT := block/genhd.o
+
+MACHINES := x86_64 i386 arm64 s390
+# About how many files a kernel build compiles, for the progress line: on each machine, with
+# clients.config, too, and with deb.config, too
+FILES_x86_64 := 1265
+FILES_i386 := 1200
+FILES_arm64 := 885
+FILES_s390 := 820
+FILES_clients := 1380
+FILES_deb := 1400

@@ -4,4 +4,3 @@ CROSS_COMPILE := aarch64-linux-gnu-
 CC := $(CROSS_COMPILE)gcc
 IMAGE := Image
 CONFIGS := base arm64
-FILES := 885

@@ -4,4 +4,3 @@ CROSS_COMPILE :=
 CC := gcc -m32 -I/usr/include/x86_64-linux-gnu
 IMAGE := bzImage
 CONFIGS := base x86 i386
-FILES := 1200

@@ -4,4 +4,3 @@ CROSS_COMPILE := s390x-linux-gnu-
 CC := $(CROSS_COMPILE)gcc
 IMAGE := bzImage
 CONFIGS := base s390
-FILES := 820

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: GPL-2.0
+# Linux 7.3, from Debian 13's backports: today's kernel, which has mainline's number.
+
+# The source package. Backports have only their newest version, and not 7.3 when they have 7.4.
+DEB_SUITE := trixie-backports
+DEB_PACKAGE := linux-source-7.3
+DEB_VERSION := 7.3.4-1~bpo13+1
+DEB_SHA256 := 703e369ddd4cce971452f5a593ee55df3a5c10c83caf0fa0df039633ed181ee3
+
+# Debian's own kernel beside it: that of this suite, and its number (none, or mainline's)
+PREBUILT_SUITE := trixie-backports
+PREBUILT_NUMBER := mainline
+# The suite that the packages are installed in
+INSTALL_SUITE := trixie
+
+MAIL_PREFIX := PATCH
+
+# Rule 13: the structures that may grow by 8 bytes each, and an object that has them
+SIZES := gendisk block_device
+SIZES_OBJECT := block/genhd.o
+
+MACHINES := x86_64
+# About how many files a kernel build compiles, for the progress line: on each machine, with
+# clients.config, too, and with deb.config, too
+FILES_x86_64 := 1450
+FILES_clients := 1600
+FILES_deb := 1650

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: GPL-2.0
+# How what the targets in Makefile need is made: names and files. It checks what the caller asks for.
+
+BASES := $(sort $(patsubst bases/%.mk,%,$(wildcard bases/*.mk)))
+ifeq ($(wildcard bases/$(BASE).mk),)
+$(error BASE=$(BASE) is not known; choose one of: $(BASES))
+endif
+include bases/$(BASE).mk
+# What scripts read of it.
+export DEB_SUITE DEB_PACKAGE DEB_VERSION DEB_SHA256 PREBUILT_NUMBER MAIL_PREFIX SIZES SIZES_OBJECT
+
+# The machine by the kernel's name for it; others have another name for the last.
+override ARCH := $(ARCH:s390x=s390)
+ifeq ($(filter $(ARCH),$(MACHINES)),)
+$(error ARCH=$(ARCH) is not known for BASE=$(BASE); choose one of: $(MACHINES))
+endif
+include machines/$(ARCH).mk
+ifeq ($(filter tcg kvm,$(ACCEL)),)
+$(error ACCEL=$(ACCEL) is not known; use tcg or kvm)
+endif
+ifeq ($(shell expr 'x$(STORM)' : 'x[1-9][0-9][0-9][0-9]*$$'),0)
+$(error STORM=$(STORM): give a number of attaches, 100 or more)
+endif
+ifneq ($(CONFIG),$(wildcard $(CONFIG)))
+$(error CONFIG=$(CONFIG): no such file)
+endif
+
+# What is built for another machine lies beside what is built for this one.
+ifneq ($(ARCH),x86_64)
+MACHINE := -$(ARCH)
+NOT_THERE := $(filter-out test kernel tree refresh series clean help,$(MAKECMDGOALS)) $(SANITIZE:%=SANITIZE=%)
+ifneq ($(strip $(NOT_THERE)),)
+$(error $(strip $(NOT_THERE)): not with ARCH=$(ARCH), which is for test and kernel)
+endif
+# The kernel's make and its selftests look for these in the environment.
+export ARCH CROSS_COMPILE
+else
+MACHINE :=
+unexport ARCH CROSS_COMPILE
+endif
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# What builds uses all processors by itself. What tests goes side by side: see test.
+ifndef SIDE_BY_SIDE
+.NOTPARALLEL:
+endif
+.SUFFIXES:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+SERIES := build/$(BASE)
+PRISTINE := build/$(BASE)-stock
+SANITIZED := build/$(BASE)-sanitizer
+PACKAGING := build/$(BASE)-deb
+PATCHES := patches/$(BASE)
+SERIES_PATCHES := $(shell sed 's/[[:space:]]*\#.*//' $(PATCHES)/series)
+LOG := $(SERIES)$(MACHINE)/log
+START := $(shell date +%s)
+# Debian's suites with the kernels that compare is about, the oldest first
+COMPARE := bookworm trixie sid trixie-backports
+
+# The kernel that the caller means.
+KERNEL := $(if $(STOCK),$(PRISTINE),$(if $(SANITIZE),$(SANITIZED),$(SERIES)))$(MACHINE)
+# What a base is known to fail; what never comes there is not waited for long.
+KNOWN := $(addprefix known=,$(wildcard bases/$(BASE).fails))
+LIMIT := $(if $(KNOWN),DISKSEQ_LIMIT=10)
+
+FRAGMENTS := $(shell scripts/kernel/fragments $(BASE) $(CONFIGS))
+WITH_CLIENTS := $(shell scripts/kernel/fragments $(BASE) $(CONFIGS) clients)
+WITH_SANITIZER := $(shell scripts/kernel/fragments $(BASE) $(CONFIGS) sanitizer)
+PACKAGED := $(shell scripts/kernel/fragments $(BASE) $(CONFIGS) clients deb)
+
+STORY = start=$(START) story=build/vm/story.img prebuilt=build/prebuilt/$(PREBUILT_SUITE) series=$(SERIES) \
+	number=$(if $(SERIES_PATCHES),series,$(PREBUILT_NUMBER))
+# As the kernel of the whole series is, most of which is in the cache then.
+BISECT := scripts/check/bisect base=$(BASE) files=$(FILES_clients) list=$(SERIES)/sanitizer.list \
+	tests=$(SERIES)/tests.img
+
+# What the machine needs. Asked every time, since it takes no time.
+.PHONY: packages packages-test packages-static packages-shell packages-clients packages-deb packages-distro
+packages:
+	@scripts/fetch/install-packages kernel $(filter arm64 s390,$(ARCH))
+# A static pattern, since make looks up no other kind for a phony target.
+packages-test packages-shell packages-clients packages-deb packages-distro: packages-%:
+	@scripts/fetch/install-packages kernel $*
+packages-static:
+	@scripts/fetch/install-packages kernel test static arm64 s390
+
+# FORCE: the program behind the target sees by itself whether there is anything to do, and
+# leaves the target's time alone if not.
+.PHONY: FORCE
+$(SERIES)/origin: FORCE | packages
+	@scripts/tree/record-origin $@ "$(LINUX)" $(DEB_PACKAGE) $(DEB_VERSION)
+$(SERIES)/source.deb: bases/$(BASE).mk | packages
+	@mkdir -p $(@D)
+	@scripts/fetch/source-package $@
+$(SERIES)/base: $(SERIES)/origin $(if $(LINUX),,$(SERIES)/source.deb)
+	@scripts/tree/import-base $(SERIES) $(or $(LINUX),$(SERIES)/source.deb) $@
+$(SERIES)/tree.id: FORCE $(SERIES)/base
+	@scripts/tree/checkout-series $(SERIES) $(PATCHES)
+$(PRISTINE)/tree.id: FORCE $(SERIES)/base
+	@scripts/tree/checkout-series $(PRISTINE) stock $(SERIES)
+
+# Kernels: what each is built from, and how it is configured.
+$(SERIES)$(MACHINE)/$(IMAGE) $(SANITIZED)/bzImage: $(SERIES)/tree.id
+$(PRISTINE)$(MACHINE)/$(IMAGE): $(PRISTINE)/tree.id
+$(SERIES)/bzImage $(PRISTINE)/bzImage: $(WITH_CLIENTS)
+$(SANITIZED)/bzImage: $(WITH_SANITIZER)
+%/$(IMAGE): $(FRAGMENTS) scripts/kernel/build scripts/kernel/configure
+	@$(NICE) scripts/kernel/build $@ $(patsubst %.id,%,$(filter %.id,$^)) \
+		$(if $(filter vm/configs/clients.config,$^),$(FILES_clients),$(FILES_$(ARCH))) $(filter %.config,$^)
+
+# What CONFIG is, or would be: packages are built anew when that changes.
+$(PACKAGING)/config: FORCE
+	@mkdir -p $(@D)
+	@cat $(or $(CONFIG),$(PACKAGED)) >$@.tmp
+	@cmp -s $@.tmp $@ || mv $@.tmp $@
+$(SERIES)/deb/version: $(SERIES)/tree.id $(PACKAGING)/config scripts/distro/build-debs scripts/kernel/configure | packages-deb
+	@scripts/distro/build-debs dir=$(PACKAGING) tree=$(SERIES)/tree out=$(@D) files=$(FILES_deb) config="$(CONFIG)" $(PACKAGED)
+
+# Programs of the guest: static, since it has no libraries.
+TESTS := tools/testing/selftests/block_diskseq
+STATIC := $(CC) -std=gnu11 -O2 -Wall -Wextra -Wno-unused-parameter -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -static
+CLIENTS_PROGRAMS := $(addprefix build/vm/clients/,change storm uevents contend cost diskseq-wait)
+
+build/vm$(MACHINE)/init: vm/init.c | packages
+	@mkdir -p $(@D)
+	@$(STATIC) -o $@ $<
+build/vm/story: vm/story.c $(addprefix $(TESTS)/,disk.c image.c uevent.c diskseq.h) | packages
+	@mkdir -p $(@D)
+	@$(STATIC) -I$(TESTS) -o $@ $(filter %.c,$^)
+build/vm/story.img: build/vm/init build/vm/story scripts/guest/pack-initrd
+	@rm -rf $@.root && mkdir $@.root && cp $(filter build/%,$^) $@.root
+	@scripts/guest/pack-initrd $@.root $@
+build/vm/shell.img: build/vm/init scripts/guest/pack-shell scripts/guest/pack-initrd | packages-shell
+	@scripts/guest/pack-shell $< $@
+build/vm/clients.squashfs: FORCE | packages-clients
+	@scripts/fetch/clients-rootfs $@
+build/vm/overlay: vm/overlay.c | packages
+	@mkdir -p $(@D)
+	@$(STATIC) -o $@ $<
+build/vm/clients/%: clients/%.c $(addprefix $(TESTS)/,disk.c image.c uevent.c diskseq.h) | packages
+	@mkdir -p $(@D)
+	@$(STATIC) -I$(TESTS) -o $@ $(filter %.c,$^)
+build/vm/clients/cost: $(TESTS)/nbd_dev.c $(TESTS)/nbd_dev.h
+build/vm/clients/diskseq-wait: Documentation/block/diskseq-wait.c | packages
+	@mkdir -p $(@D)
+	@$(STATIC) -o $@ $<
+build/vm/clients.img: build/vm/overlay $(CLIENTS_PROGRAMS) $(wildcard vm/clients/*) \
+		$(filter-out %.c,$(wildcard clients/*)) scripts/guest/pack-clients scripts/guest/pack-initrd
+	@scripts/guest/pack-clients $< $@ $(CLIENTS_PROGRAMS) $(filter clients/%,$^)
+$(SERIES)$(MACHINE)/tests.img: FORCE $(SERIES)/tree.id build/vm$(MACHINE)/init
+	@scripts/guest/build-selftests $(SERIES)/tree build/vm$(MACHINE)/init $(@D)
+
+build/prebuilt/%/version: scripts/fetch/prebuilt-kernel | packages
+	@scripts/fetch/prebuilt-kernel $* $(@D)
