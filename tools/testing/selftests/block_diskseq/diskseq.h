@@ -239,4 +239,9 @@ void script_parts(struct script *s, const char *action, int count, int relative)
 const char *events(struct monitor *mon, uint64_t base);
 const char *part_events(struct monitor *mon, uint64_t base);
 
+/* Programs of the harness include it first. */
+#ifdef TEST_HARNESS_MAIN
+#include "select.h"
+#endif
+
 #endif /* DISKSEQ_H */
