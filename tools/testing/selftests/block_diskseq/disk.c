@@ -254,6 +254,20 @@ bool disk_exists(const char *disk)
 	return !access(path, F_OK);
 }
 
+/* By what sysfs says, since opening it may have the disk scanned. */
+bool disk_has_size(const char *disk)
+{
+	char path[64], size[32] = "";
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/sys/block/%s/size", disk);
+	file = fopen(path, "re");
+	if (!file || !fgets(size, sizeof(size), file))
+		die("%s: %s", path, strerror(errno));
+	fclose(file);
+	return strcmp(size, "0\n");
+}
+
 int disk_count_parts(const char *disk)
 {
 	char path[64];
@@ -284,9 +298,21 @@ int file_write(const char *path, const char *value)
 	return err;
 }
 
+/*
+ * From 6.11 on, nobody can open a device that is to be detached by whoever closes
+ * it last (ENXIO): it is opened when that is done.
+ */
 int loop_open(const struct loop *lo, int flags)
 {
-	return disk_open(lo->name, 0, flags);
+	int64_t end = now_ms() + limit_ms();
+	int fd;
+
+	while ((fd = open(lo->path, flags | O_CLOEXEC)) < 0) {
+		if (errno != ENXIO || now_ms() > end)
+			die("%s: %s", lo->path, strerror(errno));
+		poll(NULL, 0, 1);
+	}
+	return fd;
 }
 
 int loop_open_part(const struct loop *lo, int partno, int flags)
@@ -324,13 +350,28 @@ void loop_attach(const struct loop *lo, int backing, unsigned int flags)
 		die("%s: LOOP_CONFIGURE: %s", lo->name, strerror(errno));
 }
 
-/* From 6.11 on, each detach waits for the last close. */
+/*
+ * Detach now: where that waits for the last close, this closes it and opens it
+ * again. Nobody else may have it open meanwhile.
+ */
 void loop_detach(struct loop *lo)
 {
 	if (ioctl(lo->fd, LOOP_CLR_FD))
 		die("%s: LOOP_CLR_FD: %s", lo->name, strerror(errno));
-	if (loop_is_bound(lo))
+	if (loop_detach_is_deferred(lo))
 		loop_reopen(lo);
+}
+
+/*
+ * After LOOP_CLR_FD: is the detach still to come, at the last close? From 6.11 on
+ * it always is, before that if others have the device open. Until then it has the
+ * number of its medium, and its size, which the kernel sets to 0 at the detach.
+ * LOOP_GET_STATUS64 cannot tell: from 6.11 on it fails as soon as LOOP_CLR_FD has
+ * been called.
+ */
+bool loop_detach_is_deferred(const struct loop *lo)
+{
+	return disk_has_size(lo->name);
 }
 
 void loop_get_status(const struct loop *lo, struct loop_info64 *info)

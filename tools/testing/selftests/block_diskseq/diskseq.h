@@ -98,6 +98,7 @@ int loop_count_parts(const struct loop *lo);
 int loop_configure(const struct loop *lo, int backing, unsigned int flags);
 void loop_attach(const struct loop *lo, int backing, unsigned int flags);
 void loop_detach(struct loop *lo);
+bool loop_detach_is_deferred(const struct loop *lo);
 void loop_get_status(const struct loop *lo, struct loop_info64 *info);
 bool loop_is_bound(const struct loop *lo);
 bool loop_has_xor(struct loop *lo);
@@ -111,6 +112,7 @@ int blkpg_resize(int fd, int partno, uint64_t start, uint64_t sectors);
 int disk_open(const char *disk, int partno, int flags);
 uint64_t disk_bytes(int fd);
 bool disk_exists(const char *disk);
+bool disk_has_size(const char *disk);
 int disk_count_parts(const char *disk);
 int file_write(const char *path, const char *value);
 

@@ -267,19 +267,6 @@ static int write_state(const struct array *a, const char *state)
 	return file_write(path, state);
 }
 
-static bool is_running(const struct array *a)
-{
-	char path[64], size[32] = "";
-	FILE *file;
-
-	snprintf(path, sizeof(path), "/sys/block/%s/size", a->name);
-	file = fopen(path, "re");
-	if (!file || !fgets(size, sizeof(size), file))
-		die("%s: %s", path, strerror(errno));
-	fclose(file);
-	return strcmp(size, "0\n");
-}
-
 /* What an array is before the operation. */
 
 static void created(struct array *a)
@@ -916,10 +903,10 @@ TEST_F(same_medium, r7_announces_nothing_and_wakes_nobody)
 
 TEST_F(same_medium, r12_runs_or_does_not_as_before)
 {
-	bool was = is_running(&self->a);
+	bool was = disk_has_size(self->a.name);
 
 	ASSERT_EQ(variant->error, variant->operate(&self->a));
-	EXPECT_EQ(was, is_running(&self->a));
+	EXPECT_EQ(was, disk_has_size(self->a.name));
 }
 
 /* What comes after a refused operation. */

@@ -240,20 +240,11 @@ void end_server(struct nbd *n, int which)
 
 static bool is_free(int index)
 {
-	char path[64], size[8] = "";
-	FILE *file;
+	char name[16], path[64];
 
-	snprintf(path, sizeof(path), "/sys/block/nbd%d/pid", index);
-	if (!access(path, F_OK))
-		return false;
-	snprintf(path, sizeof(path), "/sys/block/nbd%d/size", index);
-	file = fopen(path, "re");
-	if (!file)
-		return false;
-	if (!fgets(size, sizeof(size), file))
-		size[0] = '\0';
-	fclose(file);
-	return !strcmp(size, "0\n");
+	snprintf(name, sizeof(name), "nbd%d", index);
+	snprintf(path, sizeof(path), "/sys/block/%s/pid", name);
+	return disk_exists(name) && access(path, F_OK) && !disk_has_size(name);
 }
 
 /* The last one below @index that nobody has connected, or -1. */
