@@ -23,6 +23,9 @@
 #define CONNECTS		20
 #define PARTS			3
 
+/* A descriptor that is not open; newer kernels refuse -1 before they look. */
+#define NO_FILE			INT_MAX
+
 /* What a device is before the operation. */
 
 static void unconnected(struct nbd *n)
@@ -195,7 +198,7 @@ static int op_clear_que(struct nbd *n)
 
 static int op_sock_of_no_file(struct nbd *n)
 {
-	return by_fd(n, NBD_SET_SOCK, -1);
+	return by_fd(n, NBD_SET_SOCK, NO_FILE);
 }
 
 static int op_sock_of_image(struct nbd *n)
@@ -279,7 +282,7 @@ static int connect_without(struct nbd *n, int cmd, enum lack lack, int sockets)
 
 	for (i = 0; i < sockets; i++)
 		sock[i] = lack == LACKS_SOCKET ? dup(n->image[0]) :
-			  lack == LACKS_FILE ? -1 :
+			  lack == LACKS_FILE ? NO_FILE :
 			  start_server(n, i, n->image[1]);
 	nbd_request(&r, cmd);
 	put_u32(&r, NBD_ATTR_INDEX, lack == LACKS_INDEX ? 1 << 30 : n->index);
@@ -292,8 +295,7 @@ static int connect_without(struct nbd *n, int cmd, enum lack lack, int sockets)
 		put_sockets(&r, sock, sockets);
 	err = send_request(&r, NULL, 0);
 	for (i = 0; i < sockets; i++) {
-		if (sock[i] >= 0)
-			close(sock[i]);
+		close(sock[i]);
 		if (lack != LACKS_SOCKET && lack != LACKS_FILE)
 			end_server(n, i);
 	}

@@ -93,10 +93,12 @@ static int op_size_word(struct zram *z)
 	return zram_write(z, "disksize", "large");
 }
 
-/* More than there can be memory for. */
+/* More than there can be memory for; 32 bits may not even count its pages. */
 static int op_size_huge(struct zram *z)
 {
-	return zram_write(z, "disksize", "1P");
+	int err = zram_write(z, "disksize", "1P");
+
+	return err == EINVAL ? ENOMEM : err;
 }
 
 static int op_reset_0(struct zram *z)
@@ -126,9 +128,18 @@ static int op_hot_remove(struct zram *z)
 	return zram_hot_remove(z);
 }
 
+/* The first one that the kernel has: of "[lzo-rle] lzo", say. */
 static int op_algorithm(struct zram *z)
 {
-	return zram_write(z, "comp_algorithm", "lzo");
+	char path[64], line[256];
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/sys/block/%s/comp_algorithm", z->name);
+	file = fopen(path, "re");
+	if (!file || !fgets(line, sizeof(line), file))
+		die("%s: %s", path, strerror(errno));
+	fclose(file);
+	return zram_write(z, "comp_algorithm", strtok(line, "[] \n"));
 }
 
 static int op_mem_limit(struct zram *z)
