@@ -269,7 +269,8 @@ static int race(FIXTURE_DATA(medium) *self, const FIXTURE_VARIANT(medium) *v,
 		loop_close(&self->lo);
 		write_media(race, self->disk, self->backing, way);
 	}
-	for (medium = 1; now_ms() < end; medium++) {
+	/* a busy machine may take longer for the first one */
+	for (medium = 1; medium <= 2 || now_ms() < end; medium++) {
 		set(&race->medium, medium);
 		wait_until(&race->ready, medium);
 		v->attach(self);

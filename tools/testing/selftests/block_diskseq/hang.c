@@ -288,7 +288,8 @@ static int rounds(FIXTURE_DATA(server) *self,
 	uint64_t before;
 	int round;
 
-	for (round = 0; now_ms() < end; round++) {
+	/* a busy machine may take longer for the first one */
+	for (round = 0; round < 2 || now_ms() < end; round++) {
 		orders->silent = variant->server == SILENT ||
 				 variant->server == LATE;
 		orders->delay_ms = variant->server == SLOW ? 20 : 0;
