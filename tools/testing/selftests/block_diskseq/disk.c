@@ -35,22 +35,16 @@ static int control_fd = -1;
 static int owned[MAX_LOOPS];
 static int nr_owned;
 
-void die(const char *fmt, ...)
+void die_at(const char *file, int line, const char *fmt, ...)
 {
 	va_list args;
 
-	fprintf(stderr, "# ");
+	fprintf(stderr, "# %s:%d: ", file, line);
 	va_start(args, fmt);
 	vfprintf(stderr, fmt, args);
 	va_end(args);
 	fprintf(stderr, "\n");
 	abort();
-}
-
-void must(int err, const char *what)
-{
-	if (err)
-		die("%s: %s", what, strerror(err));
 }
 
 int64_t now_ms(void)

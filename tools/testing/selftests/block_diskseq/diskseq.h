@@ -76,8 +76,20 @@ struct loop {
 	char path[32];		/* /dev/loop700 */
 };
 
-void die(const char *fmt, ...) __noreturn __printf(1, 2);
-void must(int err, const char *what);
+void die_at(const char *file, int line, const char *fmt, ...)
+	__noreturn __printf(3, 4);
+
+/* Ends the test, and says where. */
+#define die(...)		die_at(__FILE__, __LINE__, __VA_ARGS__)
+
+/* Ends it unless @err is 0. */
+#define must(err, what) do {						\
+	int __err = (err);						\
+									\
+	if (__err)							\
+		die("%s: %s", what, strerror(__err));			\
+} while (0)
+
 int64_t now_ms(void);
 /*
  * Longest time to wait for something that must come, in milliseconds. DISKSEQ_LIMIT
