@@ -14,15 +14,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <linux/netlink.h>
-
 #include "diskseq.h"
 
-#define UDEV_GROUP	2
 #define LONGEST_MS	60000
 
 enum way { NAME, SETTLE, NUMBER };
@@ -35,60 +31,6 @@ static struct tally {
 	int64_t waited;
 	int64_t longest;
 } *tally;			/* shared, one a process */
-
-static int udev_socket(void)
-{
-	struct sockaddr_nl addr = { .nl_family = AF_NETLINK, .nl_groups = UDEV_GROUP };
-	int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_KOBJECT_UEVENT);
-	int size = 128 << 20;
-
-	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof(size)) ||
-	    bind(fd, (struct sockaddr *)&addr, sizeof(addr)))
-		die("udev's socket: %s", strerror(errno));
-	return fd;
-}
-
-struct event {
-	char action[16];
-	char device[32];
-	char partname[40];
-	uint64_t diskseq;
-};
-
-/* The next event of a block device; false if none came in time. */
-static bool next_event(int fd, struct event *ev, int64_t end)
-{
-	static const struct { const char *key; size_t offset, size; } texts[] = {
-		{ "ACTION=", offsetof(struct event, action), sizeof(ev->action) },
-		{ "DEVNAME=/dev/", offsetof(struct event, device), sizeof(ev->device) },
-		{ "PARTNAME=", offsetof(struct event, partname), sizeof(ev->partname) },
-	};
-	struct pollfd pfd = { .fd = fd, .events = POLLIN };
-	char buf[16384], *pair;
-	int64_t left = end - now_ms();
-	uint32_t offset;
-	ssize_t len;
-	size_t i;
-
-	memset(ev, 0, sizeof(*ev));
-	if (left <= 0 || poll(&pfd, 1, left) != 1)
-		return false;
-	len = recv(fd, buf, sizeof(buf) - 1, 0);
-	/* "libudev", its magic, the size of the header, where the pairs begin */
-	if (len < 24 || memcmp(buf, "libudev", 8))
-		die("udev's socket: %s", len < 0 ? strerror(errno) : "not an event");
-	buf[len] = '\0';
-	memcpy(&offset, buf + 16, sizeof(offset));
-	for (pair = buf + offset; pair < buf + len; pair += strlen(pair) + 1) {
-		for (i = 0; i < sizeof(texts) / sizeof(*texts); i++)
-			if (!strncmp(pair, texts[i].key, strlen(texts[i].key)))
-				snprintf((char *)ev + texts[i].offset, texts[i].size, "%s",
-					 pair + strlen(texts[i].key));
-		if (!strncmp(pair, "DISKSEQ=", 8))
-			ev->diskseq = strtoull(pair + 8, NULL, 10);
-	}
-	return true;
-}
 
 /* What is there by the name of the device: ours, another's, or nothing. */
 static void look(struct tally *t, const char *device, const char *partname)
@@ -110,13 +52,13 @@ static void look(struct tally *t, const char *device, const char *partname)
 	t->wrong += there && !ours;
 }
 
-static void wait_for_event(struct tally *t, int fd, const char *device,
+static void wait_for_event(struct tally *t, struct monitor *mon, const char *device,
 			   const char *partname, uint64_t number)
 {
 	int64_t end = now_ms() + LONGEST_MS;
-	struct event ev;
+	struct uevent ev;
 
-	while (next_event(fd, &ev, end)) {
+	while (monitor_next(mon, &ev, end - now_ms())) {
 		if (strcmp(ev.device, device) || strcmp(ev.action, "add"))
 			continue;
 		if (number && ev.diskseq < number) {
@@ -144,8 +86,9 @@ static void use(struct tally *t, enum way way, const char *disk, int process)
 {
 	char path[32], device[32], prefix[16], partname[40];
 	struct loop_config config = { .info.lo_flags = LO_FLAGS_PARTSCAN };
-	int fd, events = -1;
+	struct monitor mon = { .fd = -1 };
 	int64_t start;
+	int fd;
 
 	snprintf(path, sizeof(path), "/dev/%s", disk);
 	snprintf(device, sizeof(device), "%sp1", disk);
@@ -158,7 +101,7 @@ static void use(struct tally *t, enum way way, const char *disk, int process)
 	snprintf(partname, sizeof(partname), "%s1", prefix);
 	/* before it attaches, since it would miss the event otherwise */
 	if (way != SETTLE)
-		events = udev_socket();
+		monitor_open_udev(&mon, disk);
 	if (ioctl(fd, LOOP_CONFIGURE, &config)) {
 		if (errno != EBUSY)
 			die("%s: LOOP_CONFIGURE: %s", path, strerror(errno));
@@ -170,7 +113,7 @@ static void use(struct tally *t, enum way way, const char *disk, int process)
 		if (way == SETTLE)
 			settle(t, device, partname);
 		else
-			wait_for_event(t, events, device, partname,
+			wait_for_event(t, &mon, device, partname,
 				       way == NUMBER ? diskseq(fd) : 0);
 		start = now_ms() - start;
 		t->waited += start;
@@ -179,7 +122,7 @@ static void use(struct tally *t, enum way way, const char *disk, int process)
 		if (ioctl(fd, LOOP_CLR_FD))
 			die("%s: LOOP_CLR_FD: %s", path, strerror(errno));
 	}
-	close(events);
+	monitor_close(&mon);
 	close(config.fd);
 	close(fd);
 }

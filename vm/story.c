@@ -18,92 +18,42 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <linux/netlink.h>
-
 #include "diskseq.h"
 
-#define DISK		"/dev/loop0"
-#define SYSFS		"/sys/block/loop0"
-#define LARGE_BUFFER	(16 << 20)
+#define NAME		"loop0"
+#define DISK		"/dev/" NAME
+#define SYSFS		"/sys/block/" NAME
 #define BUSY		25	/* how often others come and go when events get lost */
 #define EVENTS		4096
-
-/* What a listener knows of an event, and when it was raised. */
-struct event {
-	int64_t ms;
-	uint64_t seqnum;
-	uint64_t diskseq;	/* 0: the event has none */
-	char action[8];
-	char device[16];
-};
 
 /*
  * The recorder reads all events at once and loses none. It is not part of our
  * program: it only tells when an event was raised and how many were lost.
  */
-static int recorder;
-static struct event record[EVENTS];
+static struct monitor recorder;
+static struct {
+	uint64_t seqnum;
+	int64_t ms;
+} record[EVENTS];
 static size_t recorded;
 static int64_t start;
 
 static bool all_right = true;
 
-static int uevent_socket(int buffer, int option)
-{
-	struct sockaddr_nl addr = { .nl_family = AF_NETLINK, .nl_groups = 1 };
-	int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_KOBJECT_UEVENT);
-
-	if (fd < 0 || setsockopt(fd, SOL_SOCKET, option, &buffer, sizeof(buffer)) ||
-	    bind(fd, (struct sockaddr *)&addr, sizeof(addr)))
-		die("uevent socket: %s", strerror(errno));
-	return fd;
-}
-
-/* One event of the disk: 1 if there is one, 0 if there is none, -1 if some were lost. */
-static int receive(int fd, struct event *ev)
-{
-	char buf[8192];
-	const char *p;
-	ssize_t len;
-
-	for (;;) {
-		len = recv(fd, buf, sizeof(buf) - 1, MSG_DONTWAIT);
-		if (len < 0 && errno == ENOBUFS)
-			return -1;
-		if (len <= 0)
-			return 0;
-		buf[len] = '\0';
-		p = strstr(buf, "/block/loop0");
-		if (p && (p[12] == '/' || !p[12]))
-			break;
-	}
-
-	memset(ev, 0, sizeof(*ev));
-	snprintf(ev->action, sizeof(ev->action), "%.*s", (int)strcspn(buf, "@"), buf);
-	snprintf(ev->device, sizeof(ev->device), "%s", strrchr(buf, '/') + 1);
-	for (p = buf; p < buf + len; p += strlen(p) + 1) {
-		if (!strncmp(p, "SEQNUM=", 7))
-			ev->seqnum = strtoull(p + 7, NULL, 10);
-		else if (!strncmp(p, "DISKSEQ=", 8))
-			ev->diskseq = strtoull(p + 8, NULL, 10);
-	}
-	return 1;
-}
-
 static void note_events(void)
 {
-	struct event ev;
+	struct uevent ev;
 
-	while (receive(recorder, &ev) > 0 && recorded < EVENTS) {
-		ev.ms = now_ms() - start;
-		record[recorded++] = ev;
+	while (recorded < EVENTS && monitor_next(&recorder, &ev, 0)) {
+		record[recorded].seqnum = ev.seqnum;
+		record[recorded++].ms = now_ms() - start;
 	}
 }
 
 /* Let another process do @act, and note what is raised meanwhile. */
 static void elsewhere(void (*act)(void))
 {
-	struct pollfd pfd[2] = { { .fd = recorder, .events = POLLIN } };
+	struct pollfd pfd[2] = { { .fd = recorder.fd, .events = POLLIN } };
 	int end[2], status;
 	pid_t pid;
 
@@ -200,7 +150,7 @@ static void head(const char *text, uint64_t ours)
 	printf("\n     time  event   device    number  whose use\n");
 }
 
-static void line(const struct event *ev, const char *whose, const char *note)
+static void line(const struct uevent *ev, const char *whose, const char *note)
 {
 	char number[24] = "-";
 	int64_t ms = -1;
@@ -230,14 +180,14 @@ static void remark(const char *fmt, ...)
 	printf("\n");
 }
 
-static const char *whose_use(const struct event *ev, uint64_t ours)
+static const char *whose_use(const struct uevent *ev, uint64_t ours)
 {
 	if (ev->diskseq < ours)
 		return "earlier";
 	return ev->diskseq > ours ? "later" : "ours";
 }
 
-static bool is_partition(const struct event *ev, const char *action)
+static bool is_partition(const struct uevent *ev, const char *action)
 {
 	return !strcmp(ev->action, action) && !strcmp(ev->device, "loop0p1");
 }
@@ -245,12 +195,14 @@ static bool is_partition(const struct event *ev, const char *action)
 /* The kernel as it is: by the names, any of the events could be ours. */
 static void without_number(void)
 {
-	int program = uevent_socket(LARGE_BUFFER, SO_RCVBUFFORCE), taken = 0;
+	struct monitor program;
 	size_t before;
-	struct event ev;
+	struct uevent ev;
 	struct loop lo;
 	const char *note;
+	int taken = 0;
 
+	monitor_open(&program, NAME);
 	elsewhere(take_and_release);
 	before = recorded;
 	lo = open_disk();
@@ -262,7 +214,7 @@ static void without_number(void)
 	head("  Another program attaches its image to loop0 and detaches it. Our program attaches\n"
 	     "  an image with one partition and waits for loop0p1. Then others take the device.\n"
 	     "  This is what our program reads from the uevent socket:\n", 0);
-	while (receive(program, &ev) > 0) {
+	while (monitor_next(&program, &ev, 0)) {
 		note = "";
 		if (is_partition(&ev, "add") && !taken++ &&
 		    (!before || ev.seqnum <= record[before - 1].seqnum))
@@ -272,21 +224,22 @@ static void without_number(void)
 	printf("\n  By the names, loop0p1 was added %d times. Nothing says which of them is ours.\n",
 	       taken);
 	elsewhere(release);
-	close(program);
+	monitor_close(&program);
 }
 
 /* The same with the number. */
 static void with_number(void)
 {
-	int program = uevent_socket(LARGE_BUFFER, SO_RCVBUFFORCE);
+	struct monitor program;
 	size_t first, last, i;
 	bool found = false, over = false;
 	const char *whose, *truth, *note;
-	struct event ev;
+	struct uevent ev;
 	struct loop lo;
 	uint64_t ours;
 	int ignored = 0;
 
+	monitor_open(&program, NAME);
 	elsewhere(take_and_release);
 	first = recorded;
 	lo = open_disk();
@@ -299,7 +252,7 @@ static void with_number(void)
 
 	head("  The same again, but our program reads the number of its use, right after it has\n"
 	     "  attached the image and from the same file descriptor.\n", ours);
-	for (i = 0; receive(program, &ev) > 0; i++) {
+	for (i = 0; monitor_next(&program, &ev, 0); i++) {
 		whose = whose_use(&ev, ours);
 		note = "";
 		if (!strcmp(whose, "earlier") && !ignored++)
@@ -324,7 +277,7 @@ static void with_number(void)
 	printf("\n  Our program ignored %d events of an earlier use, found its partition, and knew\n"
 	       "  when its use was over.\n", ignored);
 	elsewhere(release);
-	close(program);
+	monitor_close(&program);
 }
 
 /* The number that the first partition has, 0 if there is no such partition. */
@@ -343,13 +296,14 @@ static uint64_t partition_diskseq(void)
 }
 
 /* Read what has got through to a socket that is too small, and count what has not. */
-static int read_lossy(int program, uint64_t ours, size_t raised, bool *lost)
+static int read_lossy(struct monitor *program, uint64_t ours, size_t raised,
+		      bool *lost)
 {
 	int status, count = 0;
-	struct event ev;
+	struct uevent ev;
 
 	*lost = false;
-	while ((status = receive(program, &ev))) {
+	while ((status = monitor_next_lossy(program, &ev))) {
 		if (status < 0) {
 			*lost = true;
 			continue;
@@ -365,14 +319,18 @@ static int read_lossy(int program, uint64_t ours, size_t raised, bool *lost)
 /* And once more with a socket that is far too small. */
 static void with_number_and_losses(void)
 {
-	int program = uevent_socket(1, SO_RCVBUF);
+	int smallest = 1;
 	int sysfs = open(SYSFS "/diskseq", O_RDONLY | O_CLOEXEC);
 	struct pollfd pfd = { .fd = sysfs, .events = POLLPRI };
+	struct monitor program;
 	uint64_t ours, now;
 	size_t before;
 	struct loop lo;
 	bool lost;
 
+	monitor_open(&program, NAME);
+	if (setsockopt(program.fd, SOL_SOCKET, SO_RCVBUF, &smallest, sizeof(smallest)))
+		die("uevent socket: %s", strerror(errno));
 	before = recorded;
 	elsewhere(take_and_release_often);
 	lo = open_disk();
@@ -383,7 +341,7 @@ static void with_number_and_losses(void)
 
 	head("  Once more, with a tiny socket buffer and others that are busy: most events get lost.\n",
 	     ours);
-	read_lossy(program, ours, recorded - before, &lost);
+	read_lossy(&program, ours, recorded - before, &lost);
 	now = diskseq_read(sysfs);
 	remark("sysfs says %llu: still ours. loop0p1 has %llu: our partition is here",
 	       (unsigned long long)now, (unsigned long long)partition_diskseq());
@@ -397,14 +355,14 @@ static void with_number_and_losses(void)
 	now = diskseq_read(sysfs);
 	remark("poll() on the sysfs file returns: it says %llu now", (unsigned long long)now);
 	remark("more than ours: our use is over, stop waiting");
-	read_lossy(program, ours, recorded - before, &lost);
+	read_lossy(&program, ours, recorded - before, &lost);
 	if (now <= ours)
 		all_right = false;
 
 	printf("\n  Whether an event was lost did not matter.\n");
 	elsewhere(release);
 	close(sysfs);
-	close(program);
+	monitor_close(&program);
 }
 
 int main(void)
@@ -414,7 +372,7 @@ int main(void)
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	uname(&name);
 	start = now_ms();
-	recorder = uevent_socket(LARGE_BUFFER, SO_RCVBUFFORCE);
+	monitor_open(&recorder, NAME);
 
 	printf("\nLinux %s, %s the number\n\n", name.release,
 	       diskseq_missing() ? "without" : "with");

@@ -175,6 +175,7 @@ bool sector_is(int fd, uint64_t sector, char id, uint64_t image_sector,
 struct uevent {
 	char action[8];
 	char disk[16];
+	char device[32];	/* the disk or the partition, by its name */
 	int partno;		/* 0 for the disk itself */
 	bool has_diskseq;
 	bool media_change;
@@ -190,6 +191,7 @@ struct uevent {
 /* The events of one disk and its partitions, or those of all disks. */
 struct monitor {
 	int fd;
+	bool udev;		/* not the kernel's, but what udev makes of them */
 	char disk[16];
 };
 
@@ -208,8 +210,10 @@ struct script {
 };
 
 void monitor_open(struct monitor *mon, const char *disk);
+void monitor_open_udev(struct monitor *mon, const char *disk);
 void monitor_close(struct monitor *mon);
 bool monitor_next(struct monitor *mon, struct uevent *ev, int timeout_ms);
+int monitor_next_lossy(struct monitor *mon, struct uevent *ev);
 const char *mark_new(void);
 void mark_raise(const char *mark);
 const char *mark_now(void);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The kernel's uevents of block devices, as they arrive at a netlink socket.
+ * The uevents of block devices, as they arrive at a netlink socket: the kernel's,
+ * or what udev sends to those who listen to it.
  *
  * The socket's buffer is large, and losing an event (ENOBUFS) ends the test. To
  * know that nothing more comes, a synthetic event of a device that has nothing
@@ -24,19 +25,43 @@
 #define RECEIVE_BUFFER		(256 << 20)
 #define MARKER			"/sys/devices/virtual/mem/null/uevent"
 
-/* All events of block devices, or of @disk and its partitions. */
-void monitor_open(struct monitor *mon, const char *disk)
+/* Groups of the socket: the kernel's events, and what udev makes of them. */
+#define FROM_KERNEL		1
+#define FROM_UDEV		2
+
+/* What udev's messages begin with. */
+struct udev_header {
+	char prefix[8];		/* "libudev" */
+	uint32_t magic;
+	uint32_t size;
+	uint32_t pairs;		/* where they begin */
+};
+
+static void open_socket(struct monitor *mon, const char *disk, int group)
 {
-	struct sockaddr_nl addr = { .nl_family = AF_NETLINK, .nl_groups = 1 };
+	struct sockaddr_nl addr = { .nl_family = AF_NETLINK, .nl_groups = group };
 	int size = RECEIVE_BUFFER;
 
 	snprintf(mon->disk, sizeof(mon->disk), "%s", disk ?: "");
+	mon->udev = group == FROM_UDEV;
 	mon->fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC,
 			 NETLINK_KOBJECT_UEVENT);
 	if (mon->fd < 0 ||
 	    setsockopt(mon->fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof(size)) ||
 	    bind(mon->fd, (struct sockaddr *)&addr, sizeof(addr)))
 		die("uevent socket: %s", strerror(errno));
+}
+
+/* All events of block devices, or of @disk and its partitions. */
+void monitor_open(struct monitor *mon, const char *disk)
+{
+	open_socket(mon, disk, FROM_KERNEL);
+}
+
+/* The same as programs get them that listen to udev: after it is done with each. */
+void monitor_open_udev(struct monitor *mon, const char *disk)
+{
+	open_socket(mon, disk, FROM_UDEV);
 }
 
 void monitor_close(struct monitor *mon)
@@ -52,6 +77,18 @@ static const char *value(const char *pair, const char *key)
 	       pair + len + 1;
 }
 
+/* .../block/loop700 or .../block/loop700/loop700p1 */
+static void parse_path(struct uevent *ev, const char *path)
+{
+	const char *name = strstr(path, "/block/");
+
+	if (!name)
+		return;
+	name += strlen("/block/");
+	snprintf(ev->disk, sizeof(ev->disk), "%.*s", (int)strcspn(name, "/"), name);
+	snprintf(ev->device, sizeof(ev->device), "%s", strrchr(path, '/') + 1);
+}
+
 static void parse_pair(struct uevent *ev, const char *pair)
 {
 	const char *v;
@@ -59,6 +96,9 @@ static void parse_pair(struct uevent *ev, const char *pair)
 	v = value(pair, "ACTION");
 	if (v)
 		snprintf(ev->action, sizeof(ev->action), "%s", v);
+	v = value(pair, "DEVPATH");
+	if (v)
+		parse_path(ev, v);
 	v = value(pair, "DISKSEQ");
 	if (v) {
 		if (ev->has_diskseq)
@@ -92,44 +132,38 @@ static void parse_pair(struct uevent *ev, const char *pair)
 		ev->synthetic = true;
 }
 
-/* Is it one of a block device that @mon is about? */
-static bool parse(const struct monitor *mon, const char *buf, size_t len,
-		  struct uevent *ev)
+/* Where the pairs begin, which end with the message. */
+static const char *first_pair(const struct monitor *mon, const char *buf, size_t len)
 {
-	const char *devpath, *name, *pair, *end;
-	char *slash;
+	struct udev_header head;
 
-	memset(ev, 0, sizeof(*ev));
-	devpath = strchr(buf, '@');
-	if (!devpath)
-		die("not a uevent: '%s'", buf);
-	/* .../block/loop700 or .../block/loop700/loop700p1 */
-	name = strstr(devpath, "/block/");
-	if (!name)
-		return false;
-	snprintf(ev->disk, sizeof(ev->disk), "%s", name + strlen("/block/"));
-	slash = strchr(ev->disk, '/');
-	if (slash)
-		*slash = '\0';
-	if (mon->disk[0] && strcmp(mon->disk, ev->disk))
-		return false;
-	for (pair = buf; pair < buf + len; pair = end + 1) {
-		end = pair + strlen(pair);
-		parse_pair(ev, pair);
+	if (!mon->udev) {
+		/* "add@" and the path, which is in the pairs, too */
+		if (!strchr(buf, '@'))
+			die("not a uevent: '%s'", buf);
+		return buf + strlen(buf) + 1;
 	}
-	return true;
+	if (len < sizeof(head) || memcmp(buf, "libudev", 8))
+		die("not an event of udev's");
+	memcpy(&head, buf, sizeof(head));
+	return buf + head.pairs;
 }
 
-/*
- * Receive one message. Returns 0 if none came in time, 1 for an event of the
- * monitor's, 2 for the event that carries @mark and -1 for any other.
- */
-static int receive(struct monitor *mon, struct uevent *ev, const char *mark,
-		   int timeout_ms)
+enum received {
+	NOTHING,		/* in time */
+	EVENT,			/* of the monitor's */
+	MARK,			/* the event that carries the mark */
+	OTHER,			/* any other */
+	LOST,			/* what did not fit into the buffer */
+};
+
+/* Receive one message. The event that carries @mark is not the monitor's. */
+static enum received receive(struct monitor *mon, struct uevent *ev,
+			     const char *mark, int timeout_ms)
 {
 	struct pollfd pfd = { .fd = mon->fd, .events = POLLIN };
 	struct sockaddr_nl addr = { };
-	char buf[8192];
+	char buf[16384];
 	struct iovec iov = { .iov_base = buf, .iov_len = sizeof(buf) - 1 };
 	struct msghdr msg = {
 		.msg_name = &addr,
@@ -137,42 +171,74 @@ static int receive(struct monitor *mon, struct uevent *ev, const char *mark,
 		.msg_iov = &iov,
 		.msg_iovlen = 1,
 	};
-	const char *pair;
+	const char *pair, *uuid;
 	ssize_t len;
 	int ret;
 
 	ret = poll(&pfd, 1, timeout_ms);
 	if (ret < 0 && errno != EINTR)
 		die("poll: %s", strerror(errno));
-	if (ret <= 0)
-		return ret;
+	if (ret < 0)
+		return OTHER;
+	if (!ret)
+		return NOTHING;
 	len = recvmsg(mon->fd, &msg, 0);
 	if (len < 0 && errno == ENOBUFS)
-		die("the test lost events (ENOBUFS)");
+		return LOST;
 	if (len < 0 || (msg.msg_flags & MSG_TRUNC))
 		die("uevent socket: %s", strerror(errno));
-	if (addr.nl_pid)
-		return -1;
+	/* only the kernel has no port */
+	if ((addr.nl_pid != 0) != mon->udev)
+		return OTHER;
 	buf[len] = '\0';
-	if (mark)
-		for (pair = buf; pair < buf + len; pair += strlen(pair) + 1)
-			if (!strncmp(pair, "SYNTH_UUID=", 11) &&
-			    !strcmp(pair + 11, mark))
-				return 2;
-	return parse(mon, buf, len, ev) ? 1 : -1;
+	memset(ev, 0, sizeof(*ev));
+	for (pair = first_pair(mon, buf, len); pair < buf + len;
+	     pair += strlen(pair) + 1) {
+		uuid = value(pair, "SYNTH_UUID");
+		if (mark && uuid && !strcmp(uuid, mark))
+			return MARK;
+		parse_pair(ev, pair);
+	}
+	if (!ev->disk[0] || (mon->disk[0] && strcmp(mon->disk, ev->disk)))
+		return OTHER;
+	return EVENT;
+}
+
+static enum received receive_all(struct monitor *mon, struct uevent *ev,
+				 const char *mark, int timeout_ms)
+{
+	enum received got = receive(mon, ev, mark, timeout_ms);
+
+	if (got == LOST)
+		die("the test lost events (ENOBUFS)");
+	return got;
 }
 
 /* The next event of the monitor's; false if none comes within @timeout_ms. */
 bool monitor_next(struct monitor *mon, struct uevent *ev, int timeout_ms)
 {
 	int64_t end = now_ms() + timeout_ms, left;
-	int ret;
+	enum received got;
 
 	do {
 		left = end - now_ms();
-		ret = receive(mon, ev, NULL, left > 0 ? left : 0);
-	} while (ret < 0 || (!ret && left > 0));
-	return ret == 1;
+		got = receive_all(mon, ev, NULL, left > 0 ? left : 0);
+	} while (got == OTHER || (got == NOTHING && left > 0));
+	return got == EVENT;
+}
+
+/*
+ * For who may lose events: the next one that is there already. Returns 1 for an
+ * event, 0 if there is none and -1 if some were lost here.
+ */
+int monitor_next_lossy(struct monitor *mon, struct uevent *ev)
+{
+	enum received got;
+
+	do
+		got = receive(mon, ev, NULL, 0);
+	while (got == OTHER);
+	return got == LOST ? -1 : got == EVENT;
 }
 
 /* A name for the end of what will have been raised by then. */
@@ -210,14 +276,14 @@ const char *mark_now(void)
 bool monitor_next_before(struct monitor *mon, struct uevent *ev, const char *mark)
 {
 	int64_t end = now_ms() + limit_ms();
-	int ret;
+	enum received got;
 
 	do {
-		ret = receive(mon, ev, mark, 1000);
+		got = receive_all(mon, ev, mark, 1000);
 		if (now_ms() > end)
 			die("the uevent that marks the end did not come");
-	} while (ret <= 0);
-	return ret == 1;
+	} while (got != EVENT && got != MARK);
+	return got == EVENT;
 }
 
 /* Wait for an event of a disk with a number greater than @above, before @mark. */
