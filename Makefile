@@ -58,7 +58,7 @@ test-all:
 after = $(if $(SIDE_BY_SIDE),| $(patsubst %,$(LOG)/%.results,$(filter $(1),$(STEPS))))
 $(LOG)/plain.results: $(KERNEL)/$(IMAGE) $(SERIES)$(MACHINE)/tests.img $(if $(SIDE_BY_SIDE),,FORCE)
 	@scripts/guest/run-selftests name='tests on $(KERNEL)' kernel=$< out=$(basename $@) seconds=1800 $(KNOWN) \
-		list=$(SERIES)$(MACHINE)/tests.list initrds=$(SERIES)$(MACHINE)/tests.img \
+		list=$(SERIES)$(MACHINE)/$(if $(SERIES_PATCHES),tests,sanitizer).list initrds=$(SERIES)$(MACHINE)/tests.img \
 		DISKSEQ_STORM=$(if $(MACHINE),$$(($(STORM) / 10)),$(STORM)) $(LIMIT)
 $(LOG)/skips.results: build/prebuilt/$(PREBUILT_SUITE)/version $(SERIES)/tests.img $(call after,plain)
 	@scripts/guest/expect-skips out=$(basename $@) name="tests on Debian's $$(cat $<)" kernel=$(<D)/vmlinuz \

@@ -63,7 +63,7 @@ COMPARE := bookworm trixie sid trixie-backports
 KERNEL := $(if $(STOCK),$(PRISTINE),$(if $(SANITIZE),$(SANITIZED),$(SERIES)))$(MACHINE)
 # What a base is known to fail; what never comes there is not waited for long.
 KNOWN := $(addprefix known=,$(wildcard bases/$(BASE).fails))
-LIMIT := $(if $(KNOWN),DISKSEQ_LIMIT=10)
+LIMIT := $(if $(KNOWN),DISKSEQ_LIMIT=2)
 
 FRAGMENTS := $(shell scripts/kernel/fragments $(BASE) $(CONFIGS))
 WITH_CLIENTS := $(shell scripts/kernel/fragments $(BASE) $(CONFIGS) clients)

@@ -25,6 +25,7 @@
 #define SYSFS		"/sys/block/" NAME
 #define BUSY		25	/* how often others come and go when events get lost */
 #define EVENTS		4096
+#define ARRAY_SIZE(a)	(sizeof(a) / sizeof((a)[0]))
 
 /*
  * The recorder reads all events at once and loses none. It is not part of our
@@ -227,13 +228,30 @@ static void without_number(void)
 	monitor_close(&program);
 }
 
+/* What is wrong with the number of a partition's event: it keeps the one it was added with. */
+static const char *wrong_number(const struct uevent *ev)
+{
+	static uint64_t added[8];
+	static char text[64];
+
+	if (ev->partno <= 0 || ev->partno >= (int)ARRAY_SIZE(added))
+		return NULL;
+	if (!strcmp(ev->action, "add"))
+		added[ev->partno] = ev->diskseq;
+	if (ev->diskseq == added[ev->partno])
+		return NULL;
+	snprintf(text, sizeof(text), "wrong: it was added with %llu",
+		 (unsigned long long)added[ev->partno]);
+	return text;
+}
+
 /* The same with the number. */
 static void with_number(void)
 {
 	struct monitor program;
 	size_t first, last, i;
 	bool found = false, over = false;
-	const char *whose, *truth, *note;
+	const char *whose, *truth, *note, *wrong;
 	struct uevent ev;
 	struct loop lo;
 	uint64_t ours;
@@ -250,8 +268,9 @@ static void with_number(void)
 	last = recorded;
 	elsewhere(retake);
 
-	head("  The same again, but our program reads the number of its use, right after it has\n"
-	     "  attached the image and from the same file descriptor.\n", ours);
+	head("  Another program attaches its image to loop0 and detaches it. Our program attaches\n"
+	     "  an image with one partition and reads the number of its use from the same file\n"
+	     "  descriptor. It waits for loop0p1. Then others take the device.\n", ours);
 	for (i = 0; monitor_next(&program, &ev, 0); i++) {
 		whose = whose_use(&ev, ours);
 		note = "";
@@ -265,11 +284,14 @@ static void with_number(void)
 			over = true;
 			note = "more than ours: our use is over, stop waiting";
 		}
-		line(&ev, whose, note);
 
 		/* what others raised after ours was attached is ours until it is replaced */
 		truth = i < first ? "earlier" : i < last ? "ours" : whose;
-		if (strcmp(whose, truth) || (i >= last && !strcmp(whose, "earlier")))
+		wrong = wrong_number(&ev);
+		if (!wrong && (strcmp(whose, truth) || (i >= last && !strcmp(whose, "earlier"))))
+			wrong = "wrong: it is about another use";
+		line(&ev, whose, wrong ?: note);
+		if (wrong)
 			all_right = false;
 	}
 	if (!found || !over)
@@ -326,7 +348,7 @@ static void with_number_and_losses(void)
 	uint64_t ours, now;
 	size_t before;
 	struct loop lo;
-	bool lost;
+	bool lost, woken;
 
 	monitor_open(&program, NAME);
 	if (setsockopt(program.fd, SOL_SOCKET, SO_RCVBUF, &smallest, sizeof(smallest)))
@@ -350,10 +372,12 @@ static void with_number_and_losses(void)
 
 	before = recorded;
 	elsewhere(retake_often);
-	if (poll(&pfd, 1, limit_ms()) != 1 || !(pfd.revents & POLLPRI))
-		all_right = false;
+	woken = poll(&pfd, 1, limit_ms()) == 1 && (pfd.revents & POLLPRI);
 	now = diskseq_read(sysfs);
-	remark("poll() on the sysfs file returns: it says %llu now", (unsigned long long)now);
+	remark("poll() on the sysfs file %s: it says %llu now",
+	       woken ? "returns" : "never returns, which is wrong", (unsigned long long)now);
+	if (!woken)
+		all_right = false;
 	remark("more than ours: our use is over, stop waiting");
 	read_lossy(&program, ours, recorded - before, &lost);
 	if (now <= ours)
