@@ -239,8 +239,8 @@ struct sighting {
 
 #define LOOKED_AT		100
 
-pid_t spawn_looker(struct monitor *mon, const char *disk, int fd, uint64_t above,
-		   const char *mark, struct sighting *found);
+void look_at_number(struct monitor *mon, const char *disk, uint64_t above,
+		    const char *mark, struct sighting *found);
 
 struct announced {
 	unsigned int count;

@@ -408,134 +408,193 @@ static int op_open_close(struct disk *d)
 	return close(loop_open(&d->lo, O_RDWR | O_EXCL));
 }
 
-/* What can be read at each sector after the operation. */
-struct content {
-	char image;		/* 0: there is none */
-	uint64_t offset;
-	const char *key;
-};
+/* What the tests of new media need to know. */
 
-FIXTURE(new_medium) {
-	struct disk d;
-	struct monitor mon;
-	uint64_t before;
-	int sysfs;
-};
+#define DISK			struct disk
 
-FIXTURE_VARIANT(new_medium) {
-	void (*prepare)(struct disk *d);
-	int (*operate)(struct disk *d);
-	struct content shows;
-	bool xor;
-};
+/* Of a variant: it needs the loop driver's transfers. */
+#define KIND_XOR		1
+
+static const char *driver_create(struct disk *d, int kind)
+{
+	const char *missing = diskseq_missing();
+
+	if (missing)
+		return missing;
+	disk_create(d);
+	if (kind == KIND_XOR && !loop_has_xor(&d->lo)) {
+		disk_destroy(d);
+		return "no loop transfers: removed in 5.16";
+	}
+	return NULL;
+}
+
+static void driver_destroy(struct disk *d)
+{
+	disk_destroy(d);
+}
+
+static const char *driver_name(const struct disk *d)
+{
+	return d->lo.name;
+}
+
+static int driver_fd(const struct disk *d)
+{
+	return d->lo.fd;
+}
+
+static int driver_open(const struct disk *d)
+{
+	return loop_open(&d->lo, O_RDONLY);
+}
+
+static void driver_close(struct disk *d)
+{
+	close(d->lo.fd);
+	close(d->second);
+}
+
+static uint64_t driver_last_number(const struct disk *d)
+{
+	return diskseq_sysfs(d->lo.name);
+}
+
+#include "new_medium.h"
 
 FIXTURE_VARIANT_ADD(new_medium, set_fd) {
 	.prepare = unbound,
 	.operate = op_set_fd,
-	.shows = { 'a' },
+	.bytes = 2 * IMAGE_BYTES,
+	.image = 'a',
 };
 
 FIXTURE_VARIANT_ADD(new_medium, configure) {
 	.prepare = unbound,
 	.operate = op_configure,
-	.shows = { 'a' },
+	.bytes = 2 * IMAGE_BYTES,
+	.image = 'a',
 };
 
 FIXTURE_VARIANT_ADD(new_medium, configure_partscan) {
 	.prepare = unbound,
 	.operate = op_configure_partscan,
-	.shows = { 'a' },
+	.bytes = 2 * IMAGE_BYTES,
+	.image = 'a',
 };
 
 FIXTURE_VARIANT_ADD(new_medium, configure_offset) {
 	.prepare = unbound,
 	.operate = op_configure_offset,
-	.shows = { 'a', IMAGE_SECTORS },
+	.bytes = IMAGE_BYTES,
+	.image = 'a',
+	.offset = IMAGE_SECTORS,
 };
 
 FIXTURE_VARIANT_ADD(new_medium, configure_transfer) {
 	.prepare = unbound,
 	.operate = op_configure_xor,
-	.shows = { 'a', 0, KEY },
-	.xor = true,
+	.bytes = 2 * IMAGE_BYTES,
+	.image = 'a',
+	.key = KEY,
+	.kind = KIND_XOR,
 };
 
 FIXTURE_VARIANT_ADD(new_medium, change_fd) {
 	.prepare = bound_read_only,
 	.operate = op_change_fd,
-	.shows = { 'b' },
+	.bytes = 2 * IMAGE_BYTES,
+	.image = 'b',
 };
 
 FIXTURE_VARIANT_ADD(new_medium, change_fd_partscan) {
 	.prepare = bound_read_only_partscan,
 	.operate = op_change_fd,
-	.shows = { 'b' },
+	.bytes = 2 * IMAGE_BYTES,
+	.image = 'b',
 };
 
 FIXTURE_VARIANT_ADD(new_medium, status_offset) {
 	.prepare = bound,
 	.operate = op_status_offset,
-	.shows = { 'a', IMAGE_SECTORS },
+	.bytes = IMAGE_BYTES,
+	.image = 'a',
+	.offset = IMAGE_SECTORS,
 };
 
 FIXTURE_VARIANT_ADD(new_medium, status_offset_back) {
 	.prepare = bound_offset,
 	.operate = op_status_offset_back,
-	.shows = { 'a' },
+	.bytes = 2 * IMAGE_BYTES,
+	.image = 'a',
 };
 
 FIXTURE_VARIANT_ADD(new_medium, status_transfer) {
 	.prepare = bound,
 	.operate = op_status_transfer,
-	.shows = { 'a', 0, KEY },
-	.xor = true,
+	.bytes = 2 * IMAGE_BYTES,
+	.image = 'a',
+	.key = KEY,
+	.kind = KIND_XOR,
 };
 
 FIXTURE_VARIANT_ADD(new_medium, status_key) {
 	.prepare = bound_xor,
 	.operate = op_status_key,
-	.shows = { 'a', 0, OTHER_KEY },
-	.xor = true,
+	.bytes = 2 * IMAGE_BYTES,
+	.image = 'a',
+	.key = OTHER_KEY,
+	.kind = KIND_XOR,
 };
 
 FIXTURE_VARIANT_ADD(new_medium, status_no_transfer) {
 	.prepare = bound_xor,
 	.operate = op_status_no_transfer,
-	.shows = { 'a' },
-	.xor = true,
+	.bytes = 2 * IMAGE_BYTES,
+	.image = 'a',
+	.kind = KIND_XOR,
 };
 
 FIXTURE_VARIANT_ADD(new_medium, status64_offset) {
 	.prepare = bound,
 	.operate = op_status64_offset,
-	.shows = { 'a', IMAGE_SECTORS },
+	.bytes = IMAGE_BYTES,
+	.image = 'a',
+	.offset = IMAGE_SECTORS,
 };
 
 FIXTURE_VARIANT_ADD(new_medium, status64_offset_partscan) {
 	.prepare = bound_partscan,
 	.operate = op_status64_offset,
-	.shows = { 'a', IMAGE_SECTORS },
+	.bytes = IMAGE_BYTES,
+	.image = 'a',
+	.offset = IMAGE_SECTORS,
 };
 
 FIXTURE_VARIANT_ADD(new_medium, status64_transfer) {
 	.prepare = bound,
 	.operate = op_status64_transfer,
-	.shows = { 'a', 0, KEY },
-	.xor = true,
+	.bytes = 2 * IMAGE_BYTES,
+	.image = 'a',
+	.key = KEY,
+	.kind = KIND_XOR,
 };
 
 FIXTURE_VARIANT_ADD(new_medium, status64_key) {
 	.prepare = bound_xor,
 	.operate = op_status64_key,
-	.shows = { 'a', 0, OTHER_KEY },
-	.xor = true,
+	.bytes = 2 * IMAGE_BYTES,
+	.image = 'a',
+	.key = OTHER_KEY,
+	.kind = KIND_XOR,
 };
 
 FIXTURE_VARIANT_ADD(new_medium, status64_no_transfer) {
 	.prepare = bound_xor,
 	.operate = op_status64_no_transfer,
-	.shows = { 'a' },
-	.xor = true,
+	.bytes = 2 * IMAGE_BYTES,
+	.image = 'a',
+	.kind = KIND_XOR,
 };
 
 FIXTURE_VARIANT_ADD(new_medium, clr_fd) {
@@ -557,144 +616,6 @@ FIXTURE_VARIANT_ADD(new_medium, autoclear) {
 	.prepare = bound_autoclear,
 	.operate = op_last_close,
 };
-
-FIXTURE_SETUP(new_medium)
-{
-	const char *missing = diskseq_missing();
-
-	if (missing)
-		SKIP_SETUP("%s", missing);
-	disk_create(&self->d);
-	if (variant->xor && !loop_has_xor(&self->d.lo)) {
-		disk_destroy(&self->d);
-		SKIP_SETUP("no loop transfers: removed in 5.16");
-	}
-	variant->prepare(&self->d);
-	self->sysfs = diskseq_open_sysfs(self->d.lo.name);
-	self->before = diskseq_read(self->sysfs);
-	monitor_open(&self->mon, self->d.lo.name);
-}
-
-FIXTURE_TEARDOWN(new_medium)
-{
-	monitor_close(&self->mon);
-	close(self->sysfs);
-	disk_destroy(&self->d);
-}
-
-TEST_F(new_medium, r3_takes_one_new_number)
-{
-	ASSERT_EQ(0, variant->operate(&self->d));
-	EXPECT_EQ(self->before + 1, diskseq_of(self->d.lo.path));
-	EXPECT_EQ(self->before + 2, next_number());
-}
-
-TEST_F(new_medium, r5_three_readings_agree)
-{
-	uint64_t number;
-
-	ASSERT_EQ(0, variant->operate(&self->d));
-	number = diskseq_of(self->d.lo.path);
-	EXPECT_EQ(number, diskseq_sysfs(self->d.lo.name));
-	EXPECT_EQ(number, diskseq_uevent_file(self->d.lo.name));
-}
-
-TEST_F(new_medium, r7_is_announced_by_one_event)
-{
-	ASSERT_EQ(0, variant->operate(&self->d));
-	EXPECT_STREQ("change disk +1 media", events(&self->mon, self->before));
-}
-
-TEST_F(new_medium, r8_has_its_number_when_the_call_returns)
-{
-	uint64_t by_ioctl, by_sysfs;
-
-	ASSERT_EQ(0, variant->operate(&self->d));
-	by_sysfs = diskseq_read(self->sysfs);
-	by_ioctl = self->d.lo.fd < 0 ? by_sysfs : diskseq(self->d.lo.fd);
-	monitor_drop(&self->mon);
-	EXPECT_EQ(diskseq_of(self->d.lo.path), by_sysfs);
-	EXPECT_EQ(diskseq_of(self->d.lo.path), by_ioctl);
-}
-
-/* What another process finds that looks as soon as it gets the event. */
-struct finding {
-	bool announced;
-	uint64_t number;
-	uint64_t by_ioctl;
-	uint64_t by_sysfs;
-	uint64_t bytes;
-	bool content;
-};
-
-static void look(struct monitor *mon, const struct disk *d, uint64_t before,
-		 const char *mark, const struct content *shows,
-		 struct finding *found)
-{
-	struct uevent ev;
-	int fd;
-
-	found->announced = monitor_next_number(mon, &ev, before, mark);
-	if (!found->announced)
-		return;
-	found->number = ev.diskseq;
-	found->by_sysfs = diskseq_sysfs(d->lo.name);
-	fd = loop_open(&d->lo, O_RDONLY);
-	found->by_ioctl = diskseq(fd);
-	if (ioctl(fd, BLKGETSIZE64, &found->bytes))
-		die("BLKGETSIZE64: %s", strerror(errno));
-	if (shows->image)
-		found->content = sector_is(fd, 100, shows->image,
-					   100 + shows->offset, shows->key);
-	close(fd);
-}
-
-TEST_F(new_medium, r8_can_be_read_when_announced)
-{
-	struct finding *found = shared_memory(sizeof(*found));
-	const char *mark = mark_new();
-	struct gate ready;
-	char old[SECTOR];
-	pid_t pid;
-
-	/* have the old content cached */
-	if (loop_is_bound(&self->d.lo)) {
-		ASSERT_EQ(SECTOR, pread(self->d.lo.fd, old, SECTOR, 100 * SECTOR));
-	}
-
-	gate_create(&ready);
-	pid = spawn();
-	if (!pid) {
-		/* the last close is to be the test's */
-		close(self->d.lo.fd);
-		close(self->d.second);
-		gate_pass(&ready);
-		look(&self->mon, &self->d, self->before, mark, &variant->shows,
-		     found);
-		_exit(0);
-	}
-	gate_wait(&ready);
-	ASSERT_EQ(0, variant->operate(&self->d));
-	mark_raise(mark);
-	ASSERT_EQ(0, child_status(pid));
-	ASSERT_TRUE(found->announced);
-	EXPECT_LE(found->number, found->by_sysfs);
-	EXPECT_LE(found->number, found->by_ioctl);
-	if (variant->shows.image) {
-		EXPECT_TRUE(found->content);
-	} else {
-		EXPECT_EQ(0ULL, found->bytes);
-	}
-}
-
-TEST_F(new_medium, r11_wakes_who_polls_the_sysfs_file)
-{
-	ASSERT_FALSE(diskseq_wait(self->sysfs, 0));
-	ASSERT_EQ(0, variant->operate(&self->d));
-	EXPECT_TRUE(diskseq_wait(self->sysfs, 0));
-	EXPECT_EQ(self->before + 1, diskseq_read(self->sysfs));
-	EXPECT_FALSE(diskseq_wait(self->sysfs, 0));
-}
 
 FIXTURE(same_medium) {
 	struct disk d;

@@ -462,225 +462,148 @@ static int op_write(struct array *a)
 	       fsync(a->fd) ? errno : 0;
 }
 
-FIXTURE(new_medium) {
-	struct array a;
-	int sysfs;
-};
+/*
+ * What the tests of new_medium.h and same_medium.h need to know. The kind is
+ * the level.
+ */
 
-FIXTURE_VARIANT(new_medium) {
-	int level;
-	void (*prepare)(struct array *a);
-	int (*operate)(struct array *a);
-	uint64_t bytes;
-	bool ro;		/* which has an event of its own, before it */
-	bool no_open;		/* stopped for good */
-};
+#define DISK			struct array
+
+static const char *driver_create(struct array *d, int kind)
+{
+	const char *missing = md_missing(kind);
+
+	if (!missing)
+		array_create(d, kind);
+	return missing;
+}
+
+static void driver_destroy(struct array *d)
+{
+	array_destroy(d);
+}
+
+static const char *driver_name(const struct array *d)
+{
+	return d->name;
+}
+
+static int driver_fd(const struct array *d)
+{
+	return d->fd;
+}
+
+static int driver_open(const struct array *d)
+{
+	return open_minor(d->minor);
+}
+
+static void driver_close(struct array *d)
+{
+	array_close(d);
+	close_second(d);
+}
+
+static uint64_t driver_last_number(const struct array *d)
+{
+	return diskseq_sysfs(d->name);
+}
+
+#include "same_medium.h"
 
 FIXTURE_VARIANT_ADD(new_medium, run_raid0) {
-	.level = 0,
+	.kind = 0,
 	.prepare = assembled,
 	.operate = op_run,
 	.bytes = 2 * IMAGE_BYTES,
+	.image = 'a',
 };
 
 FIXTURE_VARIANT_ADD(new_medium, run_raid1) {
-	.level = 1,
+	.kind = 1,
 	.prepare = assembled,
 	.operate = op_run,
 	.bytes = IMAGE_BYTES,
+	.image = 'a',
 };
 
 FIXTURE_VARIANT_ADD(new_medium, run_degraded_raid1) {
-	.level = 1,
+	.kind = 1,
 	.prepare = without_one_disk,
 	.operate = op_run,
 	.bytes = IMAGE_BYTES,
+	.image = 'a',
 };
 
 FIXTURE_VARIANT_ADD(new_medium, active_raid0) {
-	.level = 0,
+	.kind = 0,
 	.prepare = assembled,
 	.operate = op_active,
 	.bytes = 2 * IMAGE_BYTES,
+	.image = 'a',
 };
 
 FIXTURE_VARIANT_ADD(new_medium, active_raid1_while_closed) {
-	.level = 1,
+	.kind = 1,
 	.prepare = assembled_closed,
 	.operate = op_active,
 	.bytes = IMAGE_BYTES,
+	.image = 'a',
 };
 
 FIXTURE_VARIANT_ADD(new_medium, active_after_inactive) {
-	.level = 0,
+	.kind = 0,
 	.prepare = inactive,
 	.operate = op_active,
 	.bytes = 2 * IMAGE_BYTES,
+	.image = 'a',
 };
 
 FIXTURE_VARIANT_ADD(new_medium, readonly) {
-	.level = 1,
+	.kind = 1,
 	.prepare = assembled_closed,
 	.operate = op_readonly,
 	.bytes = IMAGE_BYTES,
-	.ro = true,
+	.image = 'a',
+	/* that it is read-only is an event of its own, before it */
+	.events = "change disk +0 ro, " ANNOUNCEMENT,
 };
 
 FIXTURE_VARIANT_ADD(new_medium, read_auto) {
-	.level = 1,
+	.kind = 1,
 	.prepare = assembled_closed,
 	.operate = op_read_auto,
 	.bytes = IMAGE_BYTES,
+	.image = 'a',
 };
 
 FIXTURE_VARIANT_ADD(new_medium, stop_raid0) {
-	.level = 0,
+	.kind = 0,
 	.prepare = running,
 	.operate = op_stop,
-	.no_open = true,
+	.gone = true,
 };
 
 FIXTURE_VARIANT_ADD(new_medium, stop_raid1) {
-	.level = 1,
+	.kind = 1,
 	.prepare = running,
 	.operate = op_stop,
-	.no_open = true,
+	.gone = true,
 };
 
 FIXTURE_VARIANT_ADD(new_medium, inactive_raid0) {
-	.level = 0,
+	.kind = 0,
 	.prepare = running_closed,
 	.operate = op_inactive,
 };
 
 FIXTURE_VARIANT_ADD(new_medium, inactive_raid1) {
-	.level = 1,
+	.kind = 1,
 	.prepare = running_closed,
 	.operate = op_inactive,
 };
 
-FIXTURE_SETUP(new_medium)
-{
-	const char *missing = md_missing(variant->level);
-
-	if (missing)
-		SKIP_SETUP("%s", missing);
-	array_create(&self->a, variant->level);
-	variant->prepare(&self->a);
-	array_begin(&self->a);
-	self->sysfs = diskseq_open_sysfs(self->a.name);
-	diskseq_read(self->sysfs);
-}
-
-FIXTURE_TEARDOWN(new_medium)
-{
-	close(self->sysfs);
-	array_destroy(&self->a);
-}
-
-TEST_F(new_medium, r3_takes_one_new_number)
-{
-	uint64_t counter = next_number();
-
-	ASSERT_EQ(0, variant->operate(&self->a));
-	EXPECT_EQ(counter + 1, diskseq_read(self->sysfs));
-	EXPECT_EQ(counter + 2, next_number());
-}
-
-TEST_F(new_medium, r5_three_readings_agree)
-{
-	ASSERT_EQ(0, variant->operate(&self->a));
-	EXPECT_EQ(self->a.before + 1, diskseq_read(self->sysfs));
-	EXPECT_EQ(self->a.before + 1, diskseq_ioctl(self->a.name, self->a.fd));
-	EXPECT_EQ(self->a.before + 1, diskseq_uevent_file(self->a.name));
-}
-
-TEST_F(new_medium, r7_is_announced_by_one_event)
-{
-	ASSERT_EQ(0, variant->operate(&self->a));
-	EXPECT_STREQ(variant->ro ? "change disk +0 ro, change disk +1 media" :
-				   "change disk +1 media",
-		     events(&self->a.mon, self->a.before));
-}
-
-TEST_F(new_medium, r7_opening_it_announces_nothing_more)
-{
-	char buf[SECTOR];
-	int i, fd;
-
-	ASSERT_EQ(0, variant->operate(&self->a));
-	monitor_drop(&self->a.mon);
-	for (i = 0; i < 5; i++) {
-		fd = open_minor(self->a.minor);
-		/* what is stopped for good cannot be opened, which is as well */
-		if (variant->no_open) {
-			EXPECT_EQ(-1, fd);
-			continue;
-		}
-		ASSERT_LE(0, fd);
-		EXPECT_EQ(variant->bytes ? SECTOR : 0,
-			  pread(fd, buf, SECTOR, 0));
-		close(fd);
-	}
-	EXPECT_STREQ("", events(&self->a.mon, self->a.before));
-	EXPECT_EQ(self->a.before + 1, diskseq_read(self->sysfs));
-}
-
-TEST_F(new_medium, r8_can_be_read_when_announced)
-{
-	struct sighting *seen = shared_memory(sizeof(*seen));
-	struct array *a = &self->a;
-	const char *mark = mark_new();
-	char want[SECTOR];
-	pid_t pid;
-
-	pid = spawn_looker(&a->mon, a->name, a->fd, a->before, mark, seen);
-	ASSERT_EQ(0, variant->operate(a));
-	mark_raise(mark);
-	ASSERT_EQ(0, child_status(pid));
-	ASSERT_TRUE(seen->announced);
-	EXPECT_EQ(a->before + 1, seen->number);
-	EXPECT_EQ(seen->number, seen->by_sysfs);
-	EXPECT_EQ(variant->no_open ? 0 : seen->number, seen->by_ioctl);
-	EXPECT_EQ(variant->bytes, seen->bytes);
-	if (variant->bytes) {
-		image_sector('a', LOOKED_AT, NULL, want);
-		EXPECT_EQ(0, memcmp(want, seen->content, SECTOR));
-	}
-}
-
-TEST_F(new_medium, r8_who_has_it_open_finds_its_size)
-{
-	/* opened again, it is in use, and cannot be stopped */
-	ASSERT_EQ(0, variant->operate(&self->a));
-	if (self->a.fd < 0)
-		self->a.fd = disk_open(self->a.name, 0, O_RDONLY);
-	EXPECT_EQ(self->a.before + 1, diskseq(self->a.fd));
-	EXPECT_EQ(variant->bytes, disk_bytes(self->a.fd));
-}
-
-TEST_F(new_medium, r11_wakes_who_polls_the_sysfs_file)
-{
-	ASSERT_FALSE(diskseq_wait(self->sysfs, 0));
-	ASSERT_EQ(0, variant->operate(&self->a));
-	EXPECT_TRUE(diskseq_wait(self->sysfs, 0));
-	EXPECT_EQ(self->a.before + 1, diskseq_read(self->sysfs));
-	EXPECT_FALSE(diskseq_wait(self->sysfs, 0));
-}
-
 /* Operations that leave the disk its medium, refused ones (rule 12) among them. */
-FIXTURE(same_medium) {
-	struct array a;
-	int sysfs;
-};
-
-FIXTURE_VARIANT(same_medium) {
-	int level;
-	void (*prepare)(struct array *a);
-	int (*operate)(struct array *a);
-	const char *events;	/* none if not set */
-	int error;
-};
 
 FIXTURE_VARIANT_ADD(same_medium, open_and_close_created) {
 	.prepare = created,
@@ -698,7 +621,7 @@ FIXTURE_VARIANT_ADD(same_medium, open_and_close_raid0) {
 };
 
 FIXTURE_VARIANT_ADD(same_medium, open_and_close_raid1) {
-	.level = 1,
+	.kind = 1,
 	.prepare = running_closed,
 	.operate = op_open_and_close,
 };
@@ -709,7 +632,7 @@ FIXTURE_VARIANT_ADD(same_medium, open_and_close_inactive) {
 };
 
 FIXTURE_VARIANT_ADD(same_medium, write) {
-	.level = 1,
+	.kind = 1,
 	.prepare = running,
 	.operate = op_write,
 };
@@ -794,6 +717,7 @@ FIXTURE_VARIANT_ADD(same_medium, add_disk_running) {
 FIXTURE_VARIANT_ADD(same_medium, stop_assembled) {
 	.prepare = assembled,
 	.operate = op_stop,
+	.gone = true,
 };
 
 FIXTURE_VARIANT_ADD(same_medium, stop_in_use) {
@@ -803,7 +727,7 @@ FIXTURE_VARIANT_ADD(same_medium, stop_in_use) {
 };
 
 FIXTURE_VARIANT_ADD(same_medium, stop_with_partition_in_use) {
-	.level = 1,
+	.kind = 1,
 	.prepare = running_with_partition_in_use,
 	.operate = op_stop,
 	.error = EBUSY,
@@ -822,7 +746,7 @@ FIXTURE_VARIANT_ADD(same_medium, clear_in_use) {
 };
 
 FIXTURE_VARIANT_ADD(same_medium, inactive_in_use) {
-	.level = 1,
+	.kind = 1,
 	.prepare = running_with_partition_in_use,
 	.operate = op_inactive,
 	.error = EBUSY,
@@ -839,74 +763,43 @@ FIXTURE_VARIANT_ADD(same_medium, inactive_assembled) {
 };
 
 FIXTURE_VARIANT_ADD(same_medium, stop_ro) {
-	.level = 1,
+	.kind = 1,
 	.prepare = running,
 	.operate = op_stop_ro,
 	.events = "change disk +0 ro",
 };
 
 FIXTURE_VARIANT_ADD(same_medium, stop_ro_in_use) {
-	.level = 1,
+	.kind = 1,
 	.prepare = running_in_use,
 	.operate = op_stop_ro,
 	.error = EBUSY,
 };
 
 FIXTURE_VARIANT_ADD(same_medium, restart_rw) {
-	.level = 1,
+	.kind = 1,
 	.prepare = running_read_only,
 	.operate = op_restart_rw,
 	.events = "change disk +0 ro",
 };
 
 FIXTURE_VARIANT_ADD(same_medium, disk_fails) {
-	.level = 1,
+	.kind = 1,
 	.prepare = running,
 	.operate = op_set_faulty,
 };
 
-FIXTURE_SETUP(same_medium)
-{
-	const char *missing = md_missing(variant->level);
-
-	if (missing)
-		SKIP_SETUP("%s", missing);
-	array_create(&self->a, variant->level);
-	variant->prepare(&self->a);
-	array_begin(&self->a);
-	self->sysfs = diskseq_open_sysfs(self->a.name);
-	diskseq_read(self->sysfs);
-}
-
-FIXTURE_TEARDOWN(same_medium)
-{
-	close(self->sysfs);
-	array_destroy(&self->a);
-}
-
-TEST_F(same_medium, r3_takes_no_number)
-{
-	uint64_t counter = next_number();
-
-	ASSERT_EQ(variant->error, variant->operate(&self->a));
-	EXPECT_EQ(self->a.before, diskseq_read(self->sysfs));
-	EXPECT_EQ(self->a.before, diskseq_ioctl(self->a.name, self->a.fd));
-	EXPECT_EQ(counter + 1, next_number());
-}
-
 TEST_F(same_medium, r7_announces_nothing_and_wakes_nobody)
 {
-	ASSERT_EQ(variant->error, variant->operate(&self->a));
-	EXPECT_STREQ(variant->events ?: "", events(&self->a.mon, self->a.before));
-	EXPECT_FALSE(diskseq_wait(self->sysfs, 0));
+	expect_no_announcement(self, variant, _metadata);
 }
 
 TEST_F(same_medium, r12_runs_or_does_not_as_before)
 {
-	bool was = disk_has_size(self->a.name);
+	bool was = disk_has_size(self->name);
 
-	ASSERT_EQ(variant->error, variant->operate(&self->a));
-	EXPECT_EQ(was, disk_has_size(self->a.name));
+	ASSERT_EQ(variant->error, variant->operate(&self->disk));
+	EXPECT_EQ(was, disk_has_size(self->name));
 }
 
 /* What comes after a refused operation. */

@@ -443,217 +443,181 @@ static int op_connect_as_nobody(struct nbd *n)
 	return as_nobody(call_connect, n);
 }
 
-FIXTURE(new_medium) {
-	struct nbd n;
-};
+/* What the tests of new_medium.h and same_medium.h need to know. */
 
-FIXTURE_VARIANT(new_medium) {
-	void (*prepare)(struct nbd *n);
-	int (*operate)(struct nbd *n);
-	bool shows;		/* the first image, or nothing */
-};
+#define DISK			struct nbd
+
+static const char *driver_create(struct nbd *d, int kind)
+{
+	const char *missing = nbd_missing();
+
+	if (!missing)
+		nbd_create(d, MAX_INDEX);
+	return missing;
+}
+
+static void driver_destroy(struct nbd *d)
+{
+	nbd_destroy(d);
+}
+
+static const char *driver_name(const struct nbd *d)
+{
+	return d->name;
+}
+
+static int driver_fd(const struct nbd *d)
+{
+	return d->fd;
+}
+
+static int driver_open(const struct nbd *d)
+{
+	return disk_open(d->name, 0, O_RDWR);
+}
+
+static void driver_close(struct nbd *d)
+{
+	nbd_close(d);
+}
+
+/* The devices are as old as the machine. */
+static uint64_t driver_last_number(const struct nbd *d)
+{
+	return next_number();
+}
+
+#include "same_medium.h"
 
 FIXTURE_VARIANT_ADD(new_medium, connect_by_ioctl) {
 	.prepare = unconnected,
 	.operate = op_connect_by_ioctl,
-	.shows = true,
+	.bytes = IMAGE_BYTES,
+	.image = 'a',
 };
 
 FIXTURE_VARIANT_ADD(new_medium, connect_by_ioctl_while_open) {
 	.prepare = unconnected_open,
 	.operate = op_connect_by_ioctl,
-	.shows = true,
+	.bytes = IMAGE_BYTES,
+	.image = 'a',
 };
 
 FIXTURE_VARIANT_ADD(new_medium, connect_by_ioctl_to_another) {
 	.prepare = was_by_ioctl,
 	.operate = op_connect_by_ioctl,
-	.shows = true,
+	.bytes = IMAGE_BYTES,
+	.image = 'a',
 };
 
 FIXTURE_VARIANT_ADD(new_medium, connect_by_netlink) {
 	.prepare = unconnected,
 	.operate = op_connect_by_netlink,
-	.shows = true,
+	.bytes = IMAGE_BYTES,
+	.image = 'a',
 };
 
 FIXTURE_VARIANT_ADD(new_medium, connect_by_netlink_with_two_sockets) {
 	.prepare = unconnected,
 	.operate = op_connect_twice_by_netlink,
-	.shows = true,
+	.bytes = IMAGE_BYTES,
+	.image = 'a',
 };
 
 FIXTURE_VARIANT_ADD(new_medium, connect_by_netlink_to_another) {
 	.prepare = was_by_netlink,
 	.operate = op_connect_by_netlink,
-	.shows = true,
+	.bytes = IMAGE_BYTES,
+	.image = 'a',
 };
 
 FIXTURE_VARIANT_ADD(new_medium, connect_by_netlink_after_close) {
 	.prepare = was_by_netlink_until_closed,
 	.operate = op_connect_by_netlink,
-	.shows = true,
+	.bytes = IMAGE_BYTES,
+	.image = 'a',
 };
 
 FIXTURE_VARIANT_ADD(new_medium, connect_by_ioctl_after_netlink) {
 	.prepare = was_by_netlink,
 	.operate = op_connect_by_ioctl,
-	.shows = true,
+	.bytes = IMAGE_BYTES,
+	.image = 'a',
 };
 
 FIXTURE_VARIANT_ADD(new_medium, disconnect_by_ioctl) {
 	.prepare = by_ioctl,
 	.operate = op_disconnect_by_ioctl,
+	.size_stays = true,
 };
 
 FIXTURE_VARIANT_ADD(new_medium, disconnect_by_ioctl_while_open) {
 	.prepare = by_ioctl_open,
 	.operate = op_disconnect_by_ioctl,
+	.size_stays = true,
 };
 
 FIXTURE_VARIANT_ADD(new_medium, clear_sock) {
 	.prepare = by_ioctl,
 	.operate = op_clear_sock,
+	.size_stays = true,
 };
 
 FIXTURE_VARIANT_ADD(new_medium, disconnect_and_clear_sock) {
 	.prepare = by_ioctl,
 	.operate = op_disconnect_and_clear_sock,
+	.size_stays = true,
 };
 
 FIXTURE_VARIANT_ADD(new_medium, server_dies) {
 	.prepare = by_ioctl,
 	.operate = op_server_dies,
+	.size_stays = true,
 };
 
 FIXTURE_VARIANT_ADD(new_medium, client_dies) {
 	.prepare = by_ioctl,
 	.operate = op_client_dies,
+	.size_stays = true,
 };
 
 FIXTURE_VARIANT_ADD(new_medium, disconnect_by_netlink) {
 	.prepare = by_netlink,
 	.operate = op_disconnect_by_netlink,
+	.size_stays = true,
 };
 
 FIXTURE_VARIANT_ADD(new_medium, disconnect_by_netlink_of_dead_link) {
 	.prepare = by_netlink_dead,
 	.operate = op_disconnect_by_netlink,
+	.size_stays = true,
 };
 
 FIXTURE_VARIANT_ADD(new_medium, clear_sock_of_netlink) {
 	.prepare = by_netlink,
 	.operate = op_clear_sock,
+	.size_stays = true,
 };
 
 FIXTURE_VARIANT_ADD(new_medium, disconnect_and_clear_sock_of_netlink) {
 	.prepare = by_netlink,
 	.operate = op_disconnect_and_clear_sock,
+	.size_stays = true,
 };
 
 FIXTURE_VARIANT_ADD(new_medium, disconnect_on_close) {
 	.prepare = by_netlink_until_closed,
 	.operate = op_close,
+	.size_stays = true,
 };
 
-FIXTURE_SETUP(new_medium)
+TEST_F(new_medium, r8_has_its_number_when_NBD_DO_IT_returns)
 {
-	const char *missing = nbd_missing();
-
-	if (missing)
-		SKIP_SETUP("%s", missing);
-	nbd_create(&self->n, MAX_INDEX);
-	variant->prepare(&self->n);
-	nbd_begin(&self->n);
-}
-
-FIXTURE_TEARDOWN(new_medium)
-{
-	nbd_destroy(&self->n);
-}
-
-TEST_F(new_medium, r3_takes_one_new_number)
-{
-	uint64_t counter = next_number();
-
-	ASSERT_EQ(0, variant->operate(&self->n));
-	EXPECT_EQ(counter + 1, diskseq_read(self->n.sysfs));
-	EXPECT_EQ(counter + 2, next_number());
-}
-
-TEST_F(new_medium, r5_three_readings_agree)
-{
-	uint64_t number;
-
-	ASSERT_EQ(0, variant->operate(&self->n));
-	number = diskseq_read(self->n.sysfs);
-	EXPECT_EQ(self->n.before + 1, number);
-	EXPECT_EQ(number, diskseq_ioctl(self->n.name, -1));
-	EXPECT_EQ(number, diskseq_uevent_file(self->n.name));
-}
-
-TEST_F(new_medium, r7_is_announced_by_one_event)
-{
-	ASSERT_EQ(0, variant->operate(&self->n));
-	EXPECT_STREQ("change disk +1 media", events(&self->n.mon, self->n.before));
-}
-
-TEST_F(new_medium, r7_opening_it_announces_nothing_more)
-{
-	ASSERT_EQ(0, variant->operate(&self->n));
-	ASSERT_EQ(0, op_open_and_close(&self->n));
-	EXPECT_STREQ("change disk +1 media", events(&self->n.mon, self->n.before));
-	EXPECT_EQ(self->n.before + 1, diskseq_read(self->n.sysfs));
-}
-
-TEST_F(new_medium, r8_has_its_number_when_the_call_returns)
-{
-	ASSERT_EQ(0, variant->operate(&self->n));
-	EXPECT_EQ(self->n.before + 1, diskseq_sysfs(self->n.name));
-	/* those that have ended what was another's NBD_DO_IT */
-	if (*self->n.returned) {
-		EXPECT_EQ(diskseq_sysfs(self->n.name), *self->n.returned);
+	ASSERT_EQ(0, variant->operate(&self->disk));
+	/* of another process, if there was one */
+	if (*self->disk.returned) {
+		EXPECT_EQ(self->before + 1, *self->disk.returned);
 	}
-}
-
-TEST_F(new_medium, r8_can_be_read_when_announced)
-{
-	struct sighting *seen = shared_memory(sizeof(*seen));
-	struct nbd *n = &self->n;
-	const char *mark = mark_new();
-	char want[SECTOR];
-	pid_t pid;
-
-	pid = spawn_looker(&n->mon, n->name, n->fd, n->before, mark, seen);
-	ASSERT_EQ(0, variant->operate(n));
-	mark_raise(mark);
-	ASSERT_EQ(0, child_status(pid));
-	ASSERT_TRUE(seen->announced);
-	EXPECT_EQ(n->before + 1, seen->number);
-	EXPECT_EQ(seen->number, seen->by_sysfs);
-	EXPECT_EQ(seen->number, seen->by_ioctl);
-	if (variant->shows) {
-		EXPECT_EQ((uint64_t)IMAGE_BYTES, seen->bytes);
-		EXPECT_EQ(0, seen->error);
-		image_sector('a', LOOKED_AT, NULL, want);
-		EXPECT_EQ(0, memcmp(want, seen->content, SECTOR));
-	} else {
-		/* the size stays for those who have it open, who read EIO */
-		EXPECT_TRUE(!seen->bytes || seen->error == EIO);
-	}
-}
-
-TEST_F(new_medium, r11_wakes_who_polls_the_sysfs_file)
-{
-	int sysfs = diskseq_open_sysfs(self->n.name);
-
-	diskseq_read(sysfs);
-	ASSERT_FALSE(diskseq_wait(sysfs, 0));
-	ASSERT_EQ(0, variant->operate(&self->n));
-	EXPECT_TRUE(diskseq_wait(sysfs, 0));
-	EXPECT_EQ(self->n.before + 1, diskseq_read(sysfs));
-	EXPECT_FALSE(diskseq_wait(sysfs, 0));
-	close(sysfs);
 }
 
 /* Somebody has the disk open while its medium comes or goes. */
@@ -742,17 +706,6 @@ TEST_F(open_file, r8_reads_nothing_of_the_old_medium)
 }
 
 /* Operations that leave the disk its medium, refused ones (rule 12) among them. */
-FIXTURE(same_medium) {
-	struct nbd n;
-	struct nbd other;
-};
-
-FIXTURE_VARIANT(same_medium) {
-	void (*prepare)(struct nbd *n);
-	int (*operate)(struct nbd *n);
-	const char *events;	/* none if not set */
-	int error;
-};
 
 FIXTURE_VARIANT_ADD(same_medium, open_and_close_unconnected) {
 	.prepare = unconnected,
@@ -1040,39 +993,9 @@ FIXTURE_VARIANT_ADD(same_medium, reconnect) {
 	.operate = op_reconnect,
 };
 
-FIXTURE_SETUP(same_medium)
-{
-	const char *missing = nbd_missing();
-
-	if (missing)
-		SKIP_SETUP("%s", missing);
-	nbd_create(&self->n, MAX_INDEX);
-	variant->prepare(&self->n);
-	nbd_begin(&self->n);
-}
-
-FIXTURE_TEARDOWN(same_medium)
-{
-	nbd_destroy(&self->n);
-	nbd_destroy(&self->other);
-}
-
-TEST_F(same_medium, r3_takes_no_number)
-{
-	uint64_t counter = next_number();
-
-	ASSERT_EQ(variant->error, variant->operate(&self->n));
-	EXPECT_EQ(self->n.number, diskseq_read(self->n.sysfs));
-	EXPECT_EQ(self->n.number, diskseq_ioctl(self->n.name, -1));
-	EXPECT_EQ(counter + 1, next_number());
-}
-
 TEST_F(same_medium, r7_announces_nothing_and_wakes_nobody)
 {
-	ASSERT_EQ(variant->error, variant->operate(&self->n));
-	EXPECT_STREQ(variant->events ?: "",
-		     events(&self->n.mon, self->n.number));
-	EXPECT_FALSE(diskseq_wait(self->n.sysfs, 0));
+	expect_no_announcement(self, variant, _metadata);
 }
 
 static void disconnect(struct nbd *n)
@@ -1115,12 +1038,12 @@ TEST_F(same_medium, r12_good_medium_behaves_after_it)
 {
 	static struct script seen, want;
 
-	ASSERT_EQ(variant->error, variant->operate(&self->n));
-	disconnect(&self->n);
-	good_medium(&self->n, &seen);
+	ASSERT_EQ(variant->error, variant->operate(&self->disk));
+	disconnect(&self->disk);
+	good_medium(&self->disk, &seen);
 
 	/* as on a disk with which nobody has tried anything */
-	nbd_create(&self->other, self->n.index);
+	nbd_create(&self->other, self->disk.index);
 	good_medium(&self->other, &want);
 	EXPECT_STREQ(want.text, seen.text);
 }

@@ -150,11 +150,11 @@ static const char *first_pair(const struct monitor *mon, const char *buf, size_t
 }
 
 enum received {
-	NOTHING,		/* in time */
-	EVENT,			/* of the monitor's */
-	MARK,			/* the event that carries the mark */
-	OTHER,			/* any other */
-	LOST,			/* what did not fit into the buffer */
+	GOT_NOTHING,		/* in time */
+	GOT_EVENT,		/* of the monitor's */
+	GOT_MARK,		/* the event that carries the mark */
+	GOT_OTHER,		/* any other */
+	GOT_LOST,		/* what did not fit into the buffer */
 };
 
 /* Receive one message. The event that carries @mark is not the monitor's. */
@@ -172,6 +172,7 @@ static enum received receive(struct monitor *mon, struct uevent *ev,
 		.msg_iovlen = 1,
 	};
 	const char *pair, *uuid;
+	bool from_user;
 	ssize_t len;
 	int ret;
 
@@ -179,29 +180,30 @@ static enum received receive(struct monitor *mon, struct uevent *ev,
 	if (ret < 0 && errno != EINTR)
 		die("poll: %s", strerror(errno));
 	if (ret < 0)
-		return OTHER;
+		return GOT_OTHER;
 	if (!ret)
-		return NOTHING;
+		return GOT_NOTHING;
 	len = recvmsg(mon->fd, &msg, 0);
 	if (len < 0 && errno == ENOBUFS)
-		return LOST;
+		return GOT_LOST;
 	if (len < 0 || (msg.msg_flags & MSG_TRUNC))
 		die("uevent socket: %s", strerror(errno));
 	/* only the kernel has no port */
-	if ((addr.nl_pid != 0) != mon->udev)
-		return OTHER;
+	from_user = addr.nl_pid;
+	if (from_user != mon->udev)
+		return GOT_OTHER;
 	buf[len] = '\0';
 	memset(ev, 0, sizeof(*ev));
 	for (pair = first_pair(mon, buf, len); pair < buf + len;
 	     pair += strlen(pair) + 1) {
 		uuid = value(pair, "SYNTH_UUID");
 		if (mark && uuid && !strcmp(uuid, mark))
-			return MARK;
+			return GOT_MARK;
 		parse_pair(ev, pair);
 	}
 	if (!ev->disk[0] || (mon->disk[0] && strcmp(mon->disk, ev->disk)))
-		return OTHER;
-	return EVENT;
+		return GOT_OTHER;
+	return GOT_EVENT;
 }
 
 static enum received receive_all(struct monitor *mon, struct uevent *ev,
@@ -209,7 +211,7 @@ static enum received receive_all(struct monitor *mon, struct uevent *ev,
 {
 	enum received got = receive(mon, ev, mark, timeout_ms);
 
-	if (got == LOST)
+	if (got == GOT_LOST)
 		die("the test lost events (ENOBUFS)");
 	return got;
 }
@@ -223,8 +225,8 @@ bool monitor_next(struct monitor *mon, struct uevent *ev, int timeout_ms)
 	do {
 		left = end - now_ms();
 		got = receive_all(mon, ev, NULL, left > 0 ? left : 0);
-	} while (got == OTHER || (got == NOTHING && left > 0));
-	return got == EVENT;
+	} while (got == GOT_OTHER || (got == GOT_NOTHING && left > 0));
+	return got == GOT_EVENT;
 }
 
 /*
@@ -237,8 +239,8 @@ int monitor_next_lossy(struct monitor *mon, struct uevent *ev)
 
 	do
 		got = receive(mon, ev, NULL, 0);
-	while (got == OTHER);
-	return got == LOST ? -1 : got == EVENT;
+	while (got == GOT_OTHER);
+	return got == GOT_LOST ? -1 : got == GOT_EVENT;
 }
 
 /* A name for the end of what will have been raised by then. */
@@ -282,8 +284,8 @@ bool monitor_next_before(struct monitor *mon, struct uevent *ev, const char *mar
 		got = receive_all(mon, ev, mark, 1000);
 		if (now_ms() > end)
 			die("the uevent that marks the end did not come");
-	} while (got != EVENT && got != MARK);
-	return got == EVENT;
+	} while (got != GOT_EVENT && got != GOT_MARK);
+	return got == GOT_EVENT;
 }
 
 /* Wait for an event of a disk with a number greater than @above, before @mark. */
@@ -385,18 +387,15 @@ void end_child(pid_t pid)
 	waitpid(pid, NULL, 0);
 }
 
-/* Wait until a number greater than @above is announced, or @mark, and look. */
-static void look_at_number(struct monitor *mon, const char *disk,
-			   uint64_t above, const char *mark,
-			   struct sighting *found)
+/* Wait until a number greater than @above is told of, or @mark, and look. */
+void look_at_number(struct monitor *mon, const char *disk, uint64_t above,
+		    const char *mark, struct sighting *found)
 {
 	char path[48];
 	struct uevent ev;
 	int fd;
 
-	do
-		found->announced = monitor_next_number(mon, &ev, above, mark);
-	while (found->announced && !ev.media_change);
+	found->announced = monitor_next_number(mon, &ev, above, mark);
 	if (!found->announced)
 		return;
 	found->number = ev.diskseq;
@@ -411,25 +410,6 @@ static void look_at_number(struct monitor *mon, const char *disk,
 	    pread(fd, found->content, SECTOR, LOOKED_AT * SECTOR) != SECTOR)
 		found->error = errno;
 	close(fd);
-}
-
-/* Another process that does so, and in which @fd, of the disk, is not open. */
-pid_t spawn_looker(struct monitor *mon, const char *disk, int fd, uint64_t above,
-		   const char *mark, struct sighting *found)
-{
-	struct gate ready;
-	pid_t pid;
-
-	gate_create(&ready);
-	pid = spawn();
-	if (!pid) {
-		close(fd);
-		gate_pass(&ready);
-		look_at_number(mon, disk, above, mark, found);
-		_exit(0);
-	}
-	gate_wait(&ready);
-	return pid;
 }
 
 /* The announcements so far. The first is to be of the number after @before. */

@@ -139,7 +139,7 @@ static int op_algorithm(struct zram *z)
 	if (!file || !fgets(line, sizeof(line), file))
 		die("%s: %s", path, strerror(errno));
 	fclose(file);
-	return zram_write(z, "comp_algorithm", strtok(line, "[] \n"));
+	return zram_write(z, "comp_algorithm", strtok(line, "[]\n "));
 }
 
 static int op_mem_limit(struct zram *z)
@@ -188,18 +188,50 @@ static int op_rescan(struct zram *z)
 	return ret ? errno : 0;
 }
 
-FIXTURE(new_medium) {
-	struct zram z;
-	struct monitor mon;
-	uint64_t before;
-	int sysfs;
-};
+/* What the tests of new_medium.h and same_medium.h need to know. */
 
-FIXTURE_VARIANT(new_medium) {
-	void (*prepare)(struct zram *z);
-	int (*operate)(struct zram *z);
-	uint64_t bytes;
-};
+#define DISK			struct zram
+
+static const char *driver_create(struct zram *d, int kind)
+{
+	const char *missing = zram_missing();
+
+	if (!missing)
+		zram_create(d);
+	return missing;
+}
+
+static void driver_destroy(struct zram *d)
+{
+	zram_destroy(d);
+}
+
+static const char *driver_name(const struct zram *d)
+{
+	return d->name;
+}
+
+static int driver_fd(const struct zram *d)
+{
+	return d->fd;
+}
+
+static int driver_open(const struct zram *d)
+{
+	return disk_open(d->name, 0, O_RDONLY);
+}
+
+static void driver_close(struct zram *d)
+{
+	zram_close(d);
+}
+
+static uint64_t driver_last_number(const struct zram *d)
+{
+	return diskseq_sysfs(d->name);
+}
+
+#include "same_medium.h"
 
 FIXTURE_VARIANT_ADD(new_medium, disksize) {
 	.prepare = unset,
@@ -229,127 +261,22 @@ FIXTURE_VARIANT_ADD(new_medium, reset_with_data) {
 	.operate = op_reset,
 };
 
-FIXTURE_SETUP(new_medium)
-{
-	const char *missing = zram_missing();
-
-	if (missing)
-		SKIP_SETUP("%s", missing);
-	zram_create(&self->z);
-	variant->prepare(&self->z);
-	self->sysfs = diskseq_open_sysfs(self->z.name);
-	self->before = diskseq_read(self->sysfs);
-	monitor_open(&self->mon, self->z.name);
-}
-
-FIXTURE_TEARDOWN(new_medium)
-{
-	monitor_close(&self->mon);
-	close(self->sysfs);
-	zram_destroy(&self->z);
-}
-
-TEST_F(new_medium, r3_takes_one_new_number)
-{
-	uint64_t counter = next_number();
-
-	ASSERT_EQ(0, variant->operate(&self->z));
-	EXPECT_EQ(counter + 1, diskseq_read(self->sysfs));
-	EXPECT_EQ(counter + 2, next_number());
-}
-
-TEST_F(new_medium, r5_three_readings_agree)
-{
-	uint64_t number;
-
-	ASSERT_EQ(0, variant->operate(&self->z));
-	number = diskseq_read(self->sysfs);
-	EXPECT_EQ(self->before + 1, number);
-	EXPECT_EQ(number, diskseq_ioctl(self->z.name, -1));
-	EXPECT_EQ(number, diskseq_uevent_file(self->z.name));
-}
-
-TEST_F(new_medium, r7_is_announced_by_one_event)
-{
-	ASSERT_EQ(0, variant->operate(&self->z));
-	EXPECT_STREQ("change disk +1 media", events(&self->mon, self->before));
-}
-
-TEST_F(new_medium, r7_opening_it_announces_nothing_more)
-{
-	ASSERT_EQ(0, variant->operate(&self->z));
-	ASSERT_EQ(0, op_open_and_close(&self->z));
-	EXPECT_STREQ("change disk +1 media", events(&self->mon, self->before));
-	EXPECT_EQ(self->before + 1, diskseq_sysfs(self->z.name));
-}
-
-TEST_F(new_medium, r8_can_be_read_when_announced)
-{
-	struct sighting *seen = shared_memory(sizeof(*seen));
-	const char *mark = mark_new();
-	char nothing[SECTOR] = "";
-	pid_t pid;
-
-	pid = spawn_looker(&self->mon, self->z.name, self->z.fd, self->before,
-			   mark, seen);
-	ASSERT_EQ(0, variant->operate(&self->z));
-	mark_raise(mark);
-	ASSERT_EQ(0, child_status(pid));
-	ASSERT_TRUE(seen->announced);
-	EXPECT_EQ(self->before + 1, seen->number);
-	EXPECT_EQ(seen->number, seen->by_sysfs);
-	EXPECT_EQ(seen->number, seen->by_ioctl);
-	EXPECT_EQ(variant->bytes, seen->bytes);
-	EXPECT_EQ(0, memcmp(nothing, seen->content, SECTOR));
-}
-
-TEST_F(new_medium, r8_who_has_it_open_finds_its_size)
-{
-	ASSERT_EQ(0, variant->operate(&self->z));
-	if (self->z.fd < 0)
-		zram_open(&self->z);
-	EXPECT_EQ(self->before + 1, diskseq(self->z.fd));
-	EXPECT_EQ(variant->bytes, disk_bytes(self->z.fd));
-}
-
-TEST_F(new_medium, r11_wakes_who_polls_the_sysfs_file)
-{
-	ASSERT_FALSE(diskseq_wait(self->sysfs, 0));
-	ASSERT_EQ(0, variant->operate(&self->z));
-	EXPECT_TRUE(diskseq_wait(self->sysfs, 0));
-	EXPECT_EQ(self->before + 1, diskseq_read(self->sysfs));
-	EXPECT_FALSE(diskseq_wait(self->sysfs, 0));
-}
-
 /* What was written before the reset is not there after it. */
 TEST_F(new_medium, r8_nothing_of_the_old_medium_is_read_from_it)
 {
 	char buf[SECTOR], nothing[SECTOR] = "";
 
-	ASSERT_EQ(0, variant->operate(&self->z));
-	if (!zram_has_size(&self->z)) {
-		ASSERT_EQ(0, zram_set_size(&self->z));
+	ASSERT_EQ(0, variant->operate(&self->disk));
+	if (!zram_has_size(&self->disk)) {
+		ASSERT_EQ(0, zram_set_size(&self->disk));
 	}
-	if (self->z.fd < 0)
-		zram_open(&self->z);
-	ASSERT_EQ(SECTOR, pread(self->z.fd, buf, SECTOR, LOOKED_AT * SECTOR));
+	if (self->disk.fd < 0)
+		zram_open(&self->disk);
+	ASSERT_EQ(SECTOR, pread(self->disk.fd, buf, SECTOR, LOOKED_AT * SECTOR));
 	EXPECT_EQ(0, memcmp(nothing, buf, SECTOR));
 }
 
 /* Operations that leave the disk its medium, refused ones (rule 12) among them. */
-FIXTURE(same_medium) {
-	struct zram z;
-	struct zram other;
-	struct monitor mon;
-	uint64_t before;
-	int sysfs;
-};
-
-FIXTURE_VARIANT(same_medium) {
-	void (*prepare)(struct zram *z);
-	int (*operate)(struct zram *z);
-	int error;
-};
 
 FIXTURE_VARIANT_ADD(same_medium, disksize_twice) {
 	.prepare = is_set,
@@ -498,42 +425,9 @@ FIXTURE_VARIANT_ADD(same_medium, rescan) {
 	.error = EINVAL,
 };
 
-FIXTURE_SETUP(same_medium)
-{
-	const char *missing = zram_missing();
-
-	if (missing)
-		SKIP_SETUP("%s", missing);
-	zram_create(&self->z);
-	variant->prepare(&self->z);
-	self->sysfs = diskseq_open_sysfs(self->z.name);
-	self->before = diskseq_read(self->sysfs);
-	monitor_open(&self->mon, self->z.name);
-}
-
-FIXTURE_TEARDOWN(same_medium)
-{
-	monitor_close(&self->mon);
-	close(self->sysfs);
-	zram_destroy(&self->z);
-	zram_destroy(&self->other);
-}
-
-TEST_F(same_medium, r3_takes_no_number)
-{
-	uint64_t counter = next_number();
-
-	ASSERT_EQ(variant->error, variant->operate(&self->z));
-	EXPECT_EQ(self->before, diskseq_read(self->sysfs));
-	EXPECT_EQ(self->before, diskseq_ioctl(self->z.name, -1));
-	EXPECT_EQ(counter + 1, next_number());
-}
-
 TEST_F(same_medium, r7_raises_no_event_and_wakes_nobody)
 {
-	ASSERT_EQ(variant->error, variant->operate(&self->z));
-	EXPECT_STREQ("", events(&self->mon, self->before));
-	EXPECT_FALSE(diskseq_wait(self->sysfs, 0));
+	expect_no_announcement(self, variant, _metadata);
 }
 
 /* Set and reset, and say what was seen of it. */
@@ -560,10 +454,10 @@ TEST_F(same_medium, r12_good_medium_behaves_after_it)
 {
 	static struct script seen, want;
 
-	ASSERT_EQ(variant->error, variant->operate(&self->z));
-	zram_close(&self->z);
-	ASSERT_EQ(0, zram_reset(&self->z));
-	good_medium(&self->z, &seen);
+	ASSERT_EQ(variant->error, variant->operate(&self->disk));
+	zram_close(&self->disk);
+	ASSERT_EQ(0, zram_reset(&self->disk));
+	good_medium(&self->disk, &seen);
 
 	/* as on a disk with which nobody has tried anything */
 	zram_create(&self->other);
