@@ -37,12 +37,12 @@ test: $(LOG)/plain.results
 else
 # Two lanes, since guests wait more than they compute, and what computes lets them go first:
 #
-#   guests    plain --> skips --> story --> clients -----------------> sanitizer
+#   guests    plain --> kselftest --> skips --> story --> clients ---> sanitizer
 #   builds    the sanitizer kernel --> check --> bisect --> the other bases
 #
 # Each step waits for the one to its left, and the last guest for the sanitizer kernel. A base
 # without patches has nothing to check or bisect; one whose Debian kernel has a number, no skips.
-STEPS := plain $(if $(filter none,$(PREBUILT_NUMBER)),skips) story $(if $(SERIES_PATCHES),clients sanitizer check bisect) \
+STEPS := plain kselftest $(if $(filter none,$(PREBUILT_NUMBER)),skips) story $(if $(SERIES_PATCHES),clients sanitizer check bisect) \
 	$(if $(filter file,$(origin BASE)),others)
 RESULTS := $(STEPS:%=$(LOG)/%.results)
 test: $(KERNEL)/bzImage $(SERIES)/tests.img build/vm/story.img build/prebuilt/$(PREBUILT_SUITE)/version \
@@ -60,11 +60,16 @@ $(LOG)/plain.results: $(KERNEL)/$(IMAGE) $(SERIES)$(MACHINE)/tests.img $(if $(SI
 	@scripts/guest/run-selftests name='tests on $(KERNEL)' kernel=$< out=$(basename $@) seconds=1800 $(KNOWN) \
 		list=$(SERIES)$(MACHINE)/$(if $(SERIES_PATCHES),tests,sanitizer).list initrds=$(SERIES)$(MACHINE)/tests.img \
 		DISKSEQ_STORM=$(if $(MACHINE),$$(($(STORM) / 10)),$(STORM)) $(LIMIT)
-$(LOG)/skips.results: build/prebuilt/$(PREBUILT_SUITE)/version $(SERIES)/tests.img $(call after,plain)
+# As kernel developers run them, by make in the guest: of each program what reads the number.
+$(LOG)/kselftest.results: $(KERNEL)/bzImage $(SERIES)/kselftest.img build/vm/shell.img $(call after,plain)
+	@echo 'kselftest /run_tests' >$(SERIES)/kselftest.list
+	@scripts/guest/run-selftests name='make run_tests in the guest' kernel=$< out=$(basename $@) seconds=600 \
+		list=$(SERIES)/kselftest.list initrds='$(SERIES)/kselftest.img build/vm/shell.img' DISKSEQ_TESTS=r5_*
+$(LOG)/skips.results: build/prebuilt/$(PREBUILT_SUITE)/version $(SERIES)/tests.img $(call after,kselftest)
 	@scripts/guest/expect-skips out=$(basename $@) name="tests on Debian's $$(cat $<)" kernel=$(<D)/vmlinuz \
 		seconds=300 list=$(SERIES)/tests.list initrds='$(SERIES)/tests.img $(<D)/modules.img'
 $(LOG)/story.results: build/vm/story.img build/prebuilt/$(PREBUILT_SUITE)/version $(SERIES)/bzImage \
-		$(call after,plain skips)
+		$(call after,kselftest skips)
 	@scripts/guest/check-story $@ $(STORY)
 $(LOG)/sanitizer.results: $(SANITIZED)/bzImage $(SERIES)/tests.img $(call after,clients)
 	@LOCKDEP=y scripts/guest/run-selftests name='tests on $(SANITIZED)' kernel=$< out=$(basename $@) seconds=2400 \

@@ -151,6 +151,8 @@ build/vm/clients.img: build/vm/overlay $(CLIENTS_PROGRAMS) $(wildcard vm/clients
 	@scripts/guest/pack-clients $< $@ $(CLIENTS_PROGRAMS) $(filter clients/%,$^)
 $(SERIES)$(MACHINE)/tests.img: FORCE $(SERIES)/tree.id build/vm$(MACHINE)/init
 	@scripts/guest/build-selftests $(SERIES)/tree build/vm$(MACHINE)/init $(@D)
+$(SERIES)/kselftest.img: $(SERIES)/tests.img scripts/guest/pack-kselftest
+	@scripts/guest/pack-kselftest $(SERIES)/selftests $(SERIES)/root/tests $@
 
 build/prebuilt/%/version: scripts/fetch/prebuilt-kernel | packages
 	@scripts/fetch/prebuilt-kernel $* $(@D)
