@@ -410,7 +410,7 @@ static int op_open_close(struct disk *d)
 
 /* What the tests of new media need to know. */
 
-#define DISK			struct disk
+#define DISK			disk
 
 /* Of a variant: it needs the loop driver's transfers. */
 #define KIND_XOR		1

@@ -445,7 +445,7 @@ static int op_connect_as_nobody(struct nbd *n)
 
 /* What the tests of new_medium.h and same_medium.h need to know. */
 
-#define DISK			struct nbd
+#define DISK			nbd
 
 static const char *driver_create(struct nbd *d, int kind)
 {

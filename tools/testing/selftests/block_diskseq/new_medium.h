@@ -3,7 +3,7 @@
  * What each operation that gives a disk another medium, or none, owes to those
  * who watch the disk (rules 3, 5, 7, 8, 11): the same tests for all drivers.
  *
- * A program names the type of its disks, DISK, and has the functions below before
+ * A program names the struct of its disks, DISK, and has the functions below before
  * it includes this file. After that it adds its operations as variants, and
  * tests of the fixture that are its own.
  */
@@ -17,20 +17,20 @@
 #include "diskseq.h"
 
 /* Makes a disk of that kind, which is the driver's own. NULL, or why it cannot. */
-static const char *driver_create(DISK *d, int kind);
-static void driver_destroy(DISK *d);
-static const char *driver_name(const DISK *d);
+static const char *driver_create(struct DISK *d, int kind);
+static void driver_destroy(struct DISK *d);
+static const char *driver_name(const struct DISK *d);
 /* The disk, if the test has it open, or -1. */
-static int driver_fd(const DISK *d);
+static int driver_fd(const struct DISK *d);
 /* Once more: a descriptor, or -1. */
-static int driver_open(const DISK *d);
+static int driver_open(const struct DISK *d);
 /* All that the test has open of it. */
-static void driver_close(DISK *d);
+static void driver_close(struct DISK *d);
 /* The last one that was given, so that the next is one more. */
-static uint64_t driver_last_number(const DISK *d);
+static uint64_t driver_last_number(const struct DISK *d);
 
 FIXTURE(new_medium) {
-	DISK disk;
+	struct DISK disk;
 	const char *name;
 	struct monitor mon;
 	uint64_t before;
@@ -39,8 +39,8 @@ FIXTURE(new_medium) {
 
 FIXTURE_VARIANT(new_medium) {
 	int kind;
-	void (*prepare)(DISK *d);
-	int (*operate)(DISK *d);	/* returns 0 */
+	void (*prepare)(struct DISK *d);
+	int (*operate)(struct DISK *d);	/* returns 0 */
 	const char *events;	/* if they are not just the announcement */
 	uint64_t bytes;		/* of the new medium, 0 if there is none */
 	char image;		/* that can be read there, or else zeros */
@@ -83,7 +83,7 @@ TEST_F(new_medium, r3_takes_one_new_number)
 }
 
 /* By the file that the test has open, if any, and by one that is opened now. */
-static bool ioctls_say(const DISK *d, bool gone, uint64_t number)
+static bool ioctls_say(const struct DISK *d, bool gone, uint64_t number)
 {
 	int fd = driver_fd(d);
 	uint64_t said;

@@ -9,8 +9,8 @@
 #include "new_medium.h"
 
 FIXTURE(same_medium) {
-	DISK disk;
-	DISK other;		/* for a comparison */
+	struct DISK disk;
+	struct DISK other;		/* for a comparison */
 	const char *name;
 	struct monitor mon;
 	uint64_t number;
@@ -19,8 +19,8 @@ FIXTURE(same_medium) {
 
 FIXTURE_VARIANT(same_medium) {
 	int kind;
-	void (*prepare)(DISK *d);
-	int (*operate)(DISK *d);
+	void (*prepare)(struct DISK *d);
+	int (*operate)(struct DISK *d);
 	const char *events;	/* none if not set */
 	int error;		/* that @operate returns */
 	bool gone;		/* for ever: it cannot be opened any more */

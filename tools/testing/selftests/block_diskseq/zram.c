@@ -190,7 +190,7 @@ static int op_rescan(struct zram *z)
 
 /* What the tests of new_medium.h and same_medium.h need to know. */
 
-#define DISK			struct zram
+#define DISK			zram
 
 static const char *driver_create(struct zram *d, int kind)
 {
