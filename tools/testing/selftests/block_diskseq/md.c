@@ -467,7 +467,7 @@ static int op_write(struct array *a)
  * the level.
  */
 
-#define DISK			struct array
+#define DISK			array
 
 static const char *driver_create(struct array *d, int kind)
 {
@@ -867,6 +867,80 @@ TEST_F(refused, r12_inactive_is_followed_by_a_good_one)
 	EXPECT_STREQ("change disk +1 media", events(&self->a.mon, self->a.before));
 	ASSERT_EQ(0, write_state(&self->a, "active"));
 	EXPECT_STREQ("change disk +2 media", events(&self->a.mon, self->a.before));
+}
+
+/*
+ * A bitmap that cannot be read, since it is beyond the end of the disks: the array
+ * is set up when that is found, and there is nothing to read from it, but it has
+ * to be stopped.
+ */
+FIXTURE(bitmap) {
+	struct array a;
+};
+
+static int write_bitmap(const struct array *a, const char *file, const char *value)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/sys/block/%s/md/bitmap/%s", a->name, file);
+	return file_write(path, value);
+}
+
+FIXTURE_SETUP(bitmap)
+{
+	const char *missing = md_missing(1);
+	struct array *a = &self->a;
+	int err;
+
+	if (missing)
+		SKIP_SETUP("%s", missing);
+	array_create(a, 1);
+	assembled(a);
+	err = write_bitmap(a, "metadata", "external") ?:
+	      write_bitmap(a, "chunksize", "65536") ?:
+	      write_bitmap(a, "time_base", "5") ?:
+	      write_bitmap(a, "location", "+1048576");
+	if (err == ENOENT) {
+		array_destroy(a);
+		SKIP_SETUP("no md/bitmap: kernel without md bitmaps");
+	}
+	must(err, "bitmap");
+	array_begin(a);
+}
+
+FIXTURE_TEARDOWN(bitmap)
+{
+	array_destroy(&self->a);
+}
+
+TEST_F(bitmap, r12_run_without_it_takes_no_number)
+{
+	uint64_t counter = next_number();
+
+	ASSERT_EQ(EIO, run(self->a.fd));
+	EXPECT_EQ(self->a.before, diskseq(self->a.fd));
+	EXPECT_EQ(counter + 1, next_number());
+	EXPECT_STREQ("", events(&self->a.mon, self->a.before));
+}
+
+TEST_F(bitmap, r12_stop_after_that_takes_no_number)
+{
+	uint64_t counter = next_number();
+
+	ASSERT_EQ(EIO, run(self->a.fd));
+	ASSERT_EQ(0, stop(self->a.fd));
+	EXPECT_EQ(self->a.before, diskseq(self->a.fd));
+	EXPECT_EQ(counter + 1, next_number());
+	EXPECT_STREQ("", events(&self->a.mon, self->a.before));
+}
+
+TEST_F(bitmap, r12_stop_after_that_is_followed_by_a_good_run)
+{
+	ASSERT_EQ(EIO, run(self->a.fd));
+	ASSERT_EQ(0, stop(self->a.fd));
+	running(&self->a);
+	EXPECT_EQ(self->a.before + 1, diskseq(self->a.fd));
+	EXPECT_STREQ("change disk +1 media", events(&self->a.mon, self->a.before));
 }
 
 /* The disk itself comes when somebody opens it and goes with the array. */
