@@ -116,14 +116,27 @@ static void write_medium(struct race *race, int fd, int backing, int medium,
 	}
 }
 
+static void wait_for_size(const char *disk)
+{
+	int64_t end = now_ms() + limit_ms();
+
+	while (!disk_has_size(disk))
+		if (now_ms() > end)
+			die("%s: no new medium", disk);
+}
+
 static void write_media(struct race *race, const char *disk, int backing,
-			enum way way)
+			enum way way, bool opens_late)
 {
 	int flags = way == DIRECT ? O_DIRECT : way == SYNC ? O_SYNC : 0;
 	int medium, fd;
 
 	for (medium = 1; ; medium++) {
 		wait_until(&race->medium, medium);
+		if (opens_late) {
+			set(&race->ready, medium);
+			wait_for_size(disk);
+		}
 		fd = disk_open(disk, 0, O_RDWR | flags);
 		set(&race->ready, medium);
 		write_medium(race, fd, backing, medium, way);
@@ -146,6 +159,8 @@ FIXTURE_VARIANT(medium) {
 	void (*create)(FIXTURE_DATA(medium) *self);
 	void (*attach)(FIXTURE_DATA(medium) *self);
 	void (*detach)(FIXTURE_DATA(medium) *self);
+	/* cannot be attached while it is open: opened as soon as it has a size */
+	bool opens_late;
 };
 
 static void create_loop(FIXTURE_DATA(medium) *self)
@@ -205,6 +220,17 @@ static void disconnect_nbd(FIXTURE_DATA(medium) *self)
 	end_server(&self->n, 0);
 }
 
+static void connect_nbd_by_netlink(FIXTURE_DATA(medium) *self)
+{
+	by_netlink(&self->n);
+}
+
+static void disconnect_nbd_by_netlink(FIXTURE_DATA(medium) *self)
+{
+	must(op_disconnect_by_netlink(&self->n), "NBD_CMD_DISCONNECT");
+	end_server(&self->n, 0);
+}
+
 FIXTURE_VARIANT_ADD(medium, loop_set_fd) {
 	.missing = diskseq_missing,
 	.create = create_loop,
@@ -224,6 +250,14 @@ FIXTURE_VARIANT_ADD(medium, nbd) {
 	.create = create_nbd,
 	.attach = connect_nbd,
 	.detach = disconnect_nbd,
+};
+
+FIXTURE_VARIANT_ADD(medium, nbd_by_netlink) {
+	.missing = nbd_missing,
+	.create = create_nbd,
+	.attach = connect_nbd_by_netlink,
+	.detach = disconnect_nbd_by_netlink,
+	.opens_late = true,
 };
 
 FIXTURE_VARIANT_ADD(medium, zram) {
@@ -267,7 +301,7 @@ static int race(FIXTURE_DATA(medium) *self, const FIXTURE_VARIANT(medium) *v,
 	if (!pid) {
 		/* it must not be one more who has the disk open */
 		loop_close(&self->lo);
-		write_media(race, self->disk, self->backing, way);
+		write_media(race, self->disk, self->backing, way, v->opens_late);
 	}
 	/* a busy machine may take longer for the first one */
 	for (medium = 1; medium <= 2 || now_ms() < end; medium++) {
