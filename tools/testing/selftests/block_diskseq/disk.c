@@ -547,6 +547,14 @@ uint64_t next_number(void)
 	return number;
 }
 
+/* The disk of that file is no longer there: no number will come. */
+bool diskseq_gone(int sysfs)
+{
+	char number[32];
+
+	return pread(sysfs, number, sizeof(number), 0) < 0 && errno == ENODEV;
+}
+
 /* Wait for a number that was not read from @sysfs yet. */
 bool diskseq_wait(int sysfs, int timeout_ms)
 {
@@ -559,6 +567,20 @@ bool diskseq_wait(int sysfs, int timeout_ms)
 	if (ret < 0)
 		die("poll: %s", strerror(errno));
 	return ret == 1;
+}
+
+/*
+ * Wait for each number until the disk goes. False if one wait had no end: who finds
+ * the disk still there must not have missed that it goes.
+ */
+bool diskseq_wait_gone(int sysfs)
+{
+	int64_t end = now_ms() + limit_ms();
+
+	while (!diskseq_gone(sysfs))
+		if (!diskseq_wait(sysfs, limit_ms()) || now_ms() >= end)
+			return false;
+	return true;
 }
 
 /* fork() for a helper that does not outlive the test and does not clean up. */

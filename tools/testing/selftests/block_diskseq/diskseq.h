@@ -139,7 +139,9 @@ uint64_t diskseq_read(int sysfs);
 uint64_t diskseq_sysfs(const char *disk);
 uint64_t diskseq_uevent_file(const char *dev);
 uint64_t next_number(void);
+bool diskseq_gone(int sysfs);
 bool diskseq_wait(int sysfs, int timeout_ms);
+bool diskseq_wait_gone(int sysfs);
 
 /* disk.c: processes */
 

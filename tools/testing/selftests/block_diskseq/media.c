@@ -797,6 +797,29 @@ TEST_F(drive, r3_disc_takes_a_number_for_the_drive_and_one_for_pktcdvd)
 	monitor_close(&mon);
 }
 
+TEST_F(drive, r11_stick_that_is_pulled_ends_the_poll_of_its_sysfs_file)
+{
+	struct gate ready;
+	pid_t pid;
+
+	if (strcmp(variant->id, "stick"))
+		SKIP(return, "this drive cannot be unplugged");
+	gate_create(&ready);
+	pid = spawn();
+	if (!pid) {
+		gate_pass(&ready);
+		_exit(diskseq_wait_gone(self->sysfs) ? 0 : 1);
+	}
+	gate_wait(&ready);
+	ASSERT_TRUE(qmp(self->qmp, "device_del", "'id': 'stickbus'"));
+	EXPECT_EQ(0, child_status(pid));
+	EXPECT_TRUE(diskseq_gone(self->sysfs));
+
+	/* for the teardown */
+	ASSERT_TRUE(plug_stick(self->qmp, 'a'));
+	ASSERT_TRUE(wait_for_disk(self->disk));
+}
+
 TEST_F(drive, r7_stick_that_is_pulled_and_plugged_in_again_has_a_new_number)
 {
 	struct uevent ev;

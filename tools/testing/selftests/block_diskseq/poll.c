@@ -239,13 +239,6 @@ FIXTURE_TEARDOWN(removed)
 	zram_destroy(&self->z);
 }
 
-static bool has_gone(int sysfs)
-{
-	char number[32];
-
-	return pread(sysfs, number, sizeof(number), 0) < 0 && errno == ENODEV;
-}
-
 /* When its time is up, poll() looks once more: what it finds then woke nobody. */
 static int wait_once(int sysfs)
 {
@@ -256,18 +249,12 @@ static int wait_once(int sysfs)
 		return 1;
 	if (pfd.revents != (POLLPRI | POLLERR))
 		return 2;
-	return has_gone(sysfs) ? 0 : 3;
+	return diskseq_gone(sysfs) ? 0 : 3;
 }
 
-/* Who finds the number still there must not have missed the end. */
 static int wait_again_and_again(int sysfs)
 {
-	int64_t end = now_ms() + limit_ms();
-
-	while (!has_gone(sysfs))
-		if (!diskseq_wait(sysfs, limit_ms()) || now_ms() >= end)
-			return 1;
-	return 0;
+	return diskseq_wait_gone(sysfs) ? 0 : 1;
 }
 
 /* Edge-triggered, and without a read in between. */
@@ -279,7 +266,7 @@ static int wait_by_epoll(int sysfs)
 	if (epoll_ctl(fd, EPOLL_CTL_ADD, sysfs, &want) ||
 	    epoll_wait(fd, &got, 1, limit_ms()) != 1)
 		return 1;
-	return has_gone(sysfs) ? 0 : 3;
+	return diskseq_gone(sysfs) ? 0 : 3;
 }
 
 /* Starts @wait in a process of its own, and removes the disk. */
