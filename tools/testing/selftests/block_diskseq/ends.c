@@ -8,8 +8,10 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <unistd.h>
 
 #include "../kselftest_harness.h"
@@ -397,6 +399,48 @@ static int set_offset(struct loop *lo, uint64_t offset)
 	return err;
 }
 
+/* The file system of the backing file is full when it is written back. */
+TEST(r14_fsync_fails_for_what_a_detach_cannot_write_back)
+{
+	char dir[] = "/tmp/full.XXXXXX", path[64], block[BLOCK];
+	const char *missing = diskseq_missing();
+	struct loop lo;
+	int image, fill;
+
+	if (missing)
+		SKIP(return, "%s", missing);
+	ASSERT_NE(NULL, mkdtemp(dir));
+	if (mount("tmpfs", dir, "tmpfs", 0, "size=256k")) {
+		rmdir(dir);
+		SKIP(return, "cannot mount a tmpfs: %s", strerror(errno));
+	}
+	snprintf(path, sizeof(path), "%s/image", dir);
+	image = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	ASSERT_EQ(0, ftruncate(image, IMAGE_BYTES));
+	snprintf(path, sizeof(path), "%s/fill", dir);
+	fill = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	memset(block, 'f', BLOCK);
+	while (write(fill, block, BLOCK) == BLOCK)
+		;
+
+	loop_create(&lo);
+	loop_attach(&lo, image, 0);
+	write_blocks(lo.fd);
+	ASSERT_EQ(0, ioctl(lo.fd, LOOP_CLR_FD));
+	EXPECT_EQ(-1, fsync(lo.fd));
+	EXPECT_EQ(EIO, errno);
+
+	/* nobody else is told */
+	loop_reopen(&lo);
+	EXPECT_EQ(0, fsync(lo.fd));
+
+	loop_destroy(&lo);
+	close(image);
+	close(fill);
+	umount2(dir, MNT_DETACH);
+	rmdir(dir);
+}
+
 FIXTURE(partition) {
 	struct loop lo;
 	int image;
@@ -437,6 +481,16 @@ FIXTURE_TEARDOWN(partition)
 	close(self->part);
 	loop_destroy(&self->lo);
 	close(self->image);
+}
+
+TEST_F(partition, r14_in_use_loses_nothing_by_a_detach)
+{
+	loop_close(&self->lo);
+	variant->write(self->part);
+	ASSERT_EQ(0, ioctl(self->part, LOOP_CLR_FD));
+	close(self->part);
+	self->part = -1;
+	EXPECT_TRUE(has_sector(self->image, self->at));
 }
 
 TEST_F(partition, r14_in_use_loses_nothing_by_a_new_offset)

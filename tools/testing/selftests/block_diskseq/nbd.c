@@ -393,6 +393,12 @@ static int reconnect(struct nbd *n)
 	return err;
 }
 
+static void by_netlink_cleared(struct nbd *n)
+{
+	by_netlink(n);
+	must(op_clear_sock(n), "NBD_CLEAR_SOCK");
+}
+
 static bool serves(const struct nbd *n, char image)
 {
 	int fd = disk_open(n->name, 0, O_RDONLY);
@@ -963,6 +969,12 @@ FIXTURE_VARIANT_ADD(same_medium, disconnect_as_nobody) {
 FIXTURE_VARIANT_ADD(same_medium, reconfigure_unconnected) {
 	.prepare = unconnected,
 	.operate = op_reconfigure,
+	.error = EINVAL,
+};
+
+FIXTURE_VARIANT_ADD(same_medium, reconnect_after_clear_sock) {
+	.prepare = by_netlink_cleared,
+	.operate = reconnect,
 	.error = EINVAL,
 };
 
