@@ -396,7 +396,9 @@ static int reconnect(struct nbd *n)
 static void by_netlink_cleared(struct nbd *n)
 {
 	by_netlink(n);
-	must(op_clear_sock(n), "NBD_CLEAR_SOCK");
+	/* the configuration stays for as long as the device is open */
+	nbd_open(n);
+	must(ioctl(n->fd, NBD_CLEAR_SOCK) ? errno : 0, "NBD_CLEAR_SOCK");
 }
 
 static bool serves(const struct nbd *n, char image)
