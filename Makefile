@@ -8,6 +8,7 @@ ARCH ?= x86_64
 STOCK ?=
 SANITIZE ?=
 TEST ?=
+OTHERS ?=
 LINUX ?=
 CONFIG ?=
 ACCEL ?= tcg
@@ -24,7 +25,7 @@ include build.mk
 run: $(SERIES)/bzImage build/vm/story.img build/prebuilt/$(PREBUILT_SUITE)/version
 	@scripts/guest/play-story $(STORY)
 
-##@ test        everything that proves the series, and the selftests on each other base
+##@ test        everything that proves the series; OTHERS=1: and the selftests on other bases
 ##@ test-all    everything on each base
 .PHONY: test test-all
 ifdef TEST
@@ -43,7 +44,7 @@ else
 # Each step waits for the one to its left, and the last guest for the sanitizer kernel. A base
 # without patches has nothing to check or bisect; one whose Debian kernel has a number, no skips.
 STEPS := plain kselftest $(if $(filter none,$(PREBUILT_NUMBER)),skips) story $(if $(SERIES_PATCHES),clients sanitizer check bisect) \
-	$(if $(filter file,$(origin BASE)),others)
+	$(if $(OTHERS),others)
 RESULTS := $(STEPS:%=$(LOG)/%.results)
 test: $(KERNEL)/bzImage $(SERIES)/tests.img build/vm/story.img build/prebuilt/$(PREBUILT_SUITE)/version \
 		$(if $(SERIES_PATCHES),build/vm/clients.squashfs build/vm/clients.img) | packages-test
