@@ -72,23 +72,32 @@ static void load_modules(void)
 	fclose(order);
 }
 
-/* Makes the kernel panic, and so end the boot, where it would only complain. */
+/*
+ * Makes the kernel panic, and so end the boot, where it would only complain.
+ * An emulated CPU may get none for 20 seconds on a busy machine: what is stuck
+ * for so long is stuck for two minutes, too.
+ */
 static void panic_on_trouble(void)
 {
-	static const char * const knobs[] = {
-		"hung_task_panic", "softlockup_panic", "panic_on_rcu_stall",
+	static const struct {
+		const char *path, *value;
+	} knobs[] = {
+		{ "/proc/sys/kernel/watchdog_thresh", "60" },
+		{ "/sys/module/rcupdate/parameters/rcu_cpu_stall_timeout", "120" },
+		{ "/proc/sys/kernel/hung_task_panic", "1" },
+		{ "/proc/sys/kernel/softlockup_panic", "1" },
+		{ "/proc/sys/kernel/panic_on_rcu_stall", "1" },
 	};
-	char path[128];
-	size_t i;
+	size_t i, len;
 	int fd;
 
 	for (i = 0; i < sizeof(knobs) / sizeof(*knobs); i++) {
-		snprintf(path, sizeof(path), "/proc/sys/kernel/%s", knobs[i]);
-		fd = open(path, O_WRONLY | O_CLOEXEC);
+		fd = open(knobs[i].path, O_WRONLY | O_CLOEXEC);
 		if (fd < 0)
 			continue;	/* this kernel has no such knob */
-		if (write(fd, "1", 1) != 1)
-			err(1, "%s", path);
+		len = strlen(knobs[i].value);
+		if (write(fd, knobs[i].value, len) != (ssize_t)len)
+			err(1, "%s", knobs[i].path);
 		close(fd);
 	}
 }
