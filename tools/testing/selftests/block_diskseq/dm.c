@@ -228,7 +228,10 @@ static int op_load_and_clear(struct dm *d)
 
 static int op_missing_disk(struct dm *d)
 {
-	return dm_load(d, "linear", IMAGE_SECTORS, "/dev/none 0");
+	int err = dm_load(d, "linear", IMAGE_SECTORS, "/dev/none 0");
+
+	/* what newer kernels say */
+	return err == ENOENT ? ENODEV : err;
 }
 
 static int op_no_type(struct dm *d)
@@ -277,6 +280,7 @@ FIXTURE_VARIANT(same_medium) {
 	int err;
 	uint64_t disks;		/* that come and go with it, each with a number */
 	const char *events;
+	bool resizes;
 };
 
 FIXTURE_VARIANT_ADD(same_medium, first_table) {
@@ -295,6 +299,7 @@ FIXTURE_VARIANT_ADD(same_medium, table_of_another_size) {
 	.prepare = mapped,
 	.operate = op_both_images,
 	.events = "change disk +0",
+	.resizes = true,
 };
 
 FIXTURE_VARIANT_ADD(same_medium, table_that_fails_all_reads) {
@@ -379,6 +384,10 @@ FIXTURE_SETUP(same_medium)
 	dm_begin(&self->d);
 	dm_create(&self->d);
 	variant->prepare(&self->d);
+	if (!disk_exists(self->d.disk)) {
+		dm_end(&self->d);
+		SKIP_SETUP("the disk is added with its first table: since 5.15");
+	}
 	self->sysfs = diskseq_open_sysfs(self->d.disk);
 	self->number = diskseq_read(self->sysfs);
 	monitor_open(&self->mon, self->d.disk);
@@ -404,8 +413,14 @@ TEST_F(same_medium, r3_takes_no_number)
 
 TEST_F(same_medium, r7_announces_nothing_and_wakes_nobody)
 {
+	const char *seen;
+
 	ASSERT_EQ(variant->err, variant->operate(&self->d));
-	EXPECT_STREQ(variant->events, events(&self->mon, self->number));
+	seen = events(&self->mon, self->number);
+	/* newer kernels say what the event is about */
+	if (variant->resizes && !strcmp(seen, "change disk +0 resize"))
+		seen = variant->events;
+	EXPECT_STREQ(variant->events, seen);
 	EXPECT_FALSE(diskseq_wait(self->sysfs, 0));
 }
 
@@ -440,13 +455,19 @@ FIXTURE_TEARDOWN(life)
 
 TEST_F(life, r2_disk_takes_one_number_and_is_added_with_it)
 {
+	const char *want = "add disk +0";
 	uint64_t counter = next_number();
 
 	dm_create(&self->d);
+	/* since 5.15 the first table adds the disk, and raises an event of its own */
+	if (!disk_exists(self->d.disk)) {
+		mapped(&self->d);
+		want = "add disk +0, change disk +0";
+	}
 	EXPECT_EQ(counter + 1, diskseq_sysfs(self->d.disk));
 	EXPECT_EQ(counter + 2, next_number());
 	snprintf(self->all.disk, sizeof(self->all.disk), "%s", self->d.disk);
-	EXPECT_STREQ("add disk +0", events(&self->all, counter + 1));
+	EXPECT_STREQ(want, events(&self->all, counter + 1));
 }
 
 /* The device mapper says it, and the block layer does. */
@@ -475,6 +496,7 @@ TEST_F(life, r1_disk_of_the_same_name_begins_anew)
 	number = diskseq_sysfs(disk);
 	dm_remove(&self->d);
 	dm_create(&self->d);
+	mapped(&self->d);
 	ASSERT_STREQ(disk, self->d.disk);
 	EXPECT_LT(number, diskseq_sysfs(disk));
 }
