@@ -9,6 +9,7 @@
  * The arrays have no superblocks and two loop devices each.
  */
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -1435,6 +1436,67 @@ TEST_F(raced, r7_run_and_stop_by_ioctls_are_announced_in_order)
 	EXPECT_EQ(0, not_greater);
 	EXPECT_EQ(0, others);
 	EXPECT_EQ(0, left_otherwise);
+}
+
+static void sector_content(char *buf, int medium)
+{
+	memset(buf, 'a' + medium % 26, SECTOR);
+}
+
+/* Writes as soon as there is a size, and goes when that is on the disks. */
+static pid_t start_early_writer(const struct array *a, struct gate *ready,
+				int medium)
+{
+	int64_t end = now_ms() + limit_ms();
+	pid_t pid = spawn();
+	char buf[SECTOR];
+	int fd;
+
+	if (pid)
+		return pid;
+	close(a->fd);
+	fd = open_minor(a->minor);
+	sector_content(buf, medium);
+	gate_pass(ready);
+	while (!disk_bytes(fd) && now_ms() < end)
+		sched_yield();
+	if (pwrite(fd, buf, SECTOR, 0) != SECTOR || fsync(fd))
+		_exit(1);
+	_exit(0);
+}
+
+TEST_F(raced, r14_keeps_what_is_written_at_once)
+{
+	char want[SECTOR], buf[SECTOR];
+	struct array *a = &self->a;
+	int medium, failed = 0, lost = 0;
+	struct gate ready;
+	pid_t pid;
+
+	gate_create(&ready);
+	for (medium = 0; medium < CYCLES; medium++) {
+		if (medium)
+			array_open_new(a);
+		assembled(a);
+		pid = start_early_writer(a, &ready, medium);
+		gate_wait(&ready);
+		must(run(a->fd), "RUN_ARRAY");
+		failed += !!child_status(pid);
+		sector_content(want, medium);
+		lost += pread(a->fd, buf, SECTOR, 0) != SECTOR ||
+			memcmp(buf, want, SECTOR);
+		/* on the first disk, as its file has it */
+		ioctl(a->lo[0].fd, BLKFLSBUF);
+		lost += pread(a->lo[0].fd, buf, SECTOR, 0) != SECTOR ||
+			memcmp(buf, want, SECTOR);
+		must(stop(a->fd), "STOP_ARRAY");
+		array_close(a);
+		wait_for_removal(a);
+	}
+	EXPECT_EQ(0, failed);
+	EXPECT_EQ(0, lost);
+	close(ready.fd[0]);
+	close(ready.fd[1]);
 }
 
 /* Opening the disk in answer to its event is answered by no event. */
