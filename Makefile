@@ -31,7 +31,7 @@ run: $(SERIES)/bzImage build/vm/story.img build/prebuilt/$(PREBUILT_SUITE)/versi
 ifdef TEST
 # One program, or those of its tests that match a pattern.
 test: $(KERNEL)/$(IMAGE) $(SERIES)$(MACHINE)/tests.img
-	@scripts/guest/run-selftest test='$(TEST)' kernel=$< dir=$(SERIES)$(MACHINE) $(KNOWN) DISKSEQ_STORM=$(STORM)
+	@scripts/guest/run-selftest test='$(TEST)' kernel=$< dir=$(SERIES)$(MACHINE) DISKSEQ_STORM=$(STORM)
 else ifneq ($(MACHINE)$(SANITIZE)$(STOCK),)
 test: $(LOG)/plain.results
 	@scripts/results/summary 'make test' $(START) $(SERIES)$(MACHINE)/results $<

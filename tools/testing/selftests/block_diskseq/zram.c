@@ -131,14 +131,9 @@ static int op_hot_remove(struct zram *z)
 /* The first one that the kernel has: of "[lzo-rle] lzo", say. */
 static int op_algorithm(struct zram *z)
 {
-	char path[64], line[256];
-	FILE *file;
+	char line[256];
 
-	snprintf(path, sizeof(path), "/sys/block/%s/comp_algorithm", z->name);
-	file = fopen(path, "re");
-	if (!file || !fgets(line, sizeof(line), file))
-		die("%s: %s", path, strerror(errno));
-	fclose(file);
+	zram_read(z, "comp_algorithm", line, sizeof(line));
 	return zram_write(z, "comp_algorithm", strtok(line, "[]\n "));
 }
 

@@ -33,16 +33,24 @@ int zram_reset(const struct zram *z)
 	return zram_write(z, "reset", "1");
 }
 
-bool zram_has_size(const struct zram *z)
+/* The first line of one of its files. */
+void zram_read(const struct zram *z, const char *name, char *line, int size)
 {
-	char path[64], state[4] = "";
+	char path[64];
 	FILE *file;
 
-	snprintf(path, sizeof(path), "/sys/block/%s/initstate", z->name);
+	snprintf(path, sizeof(path), "/sys/block/%s/%s", z->name, name);
 	file = fopen(path, "re");
-	if (!file || !fgets(state, sizeof(state), file))
+	if (!file || !fgets(line, size, file))
 		die("%s: %s", path, strerror(errno));
 	fclose(file);
+}
+
+bool zram_has_size(const struct zram *z)
+{
+	char state[4];
+
+	zram_read(z, "initstate", state, sizeof(state));
 	return state[0] == '1';
 }
 

@@ -16,6 +16,7 @@ struct zram {
 };
 
 int zram_write(const struct zram *z, const char *file, const char *value);
+void zram_read(const struct zram *z, const char *name, char *line, int size);
 int zram_set_size(const struct zram *z);
 int zram_reset(const struct zram *z);
 bool zram_has_size(const struct zram *z);
