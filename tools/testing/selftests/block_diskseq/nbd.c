@@ -410,19 +410,18 @@ static bool serves(const struct nbd *n, char image)
 	return yes;
 }
 
+/* As long as the kernel takes the link for alive, it gives the socket back. */
 static int op_reconnect(struct nbd *n)
 {
 	int64_t end = now_ms() + limit_ms();
 
-	/* a socket that is not needed is given back, and its server leaves */
 	do {
-		end_server(n, 0);
-		must(reconnect(n), "NBD_CMD_RECONFIGURE");
-		poll(NULL, 0, 20);
 		if (now_ms() > end)
 			die("%s: not reconnected", n->name);
-	} while (waitpid(n->server[0], NULL, WNOHANG));
-	return serves(n, 'a') ? 0 : EIO;
+		end_server(n, 0);
+		must(reconnect(n), "NBD_CMD_RECONFIGURE");
+	} while (!serves(n, 'a'));
+	return 0;
 }
 
 static int op_server_leaves(struct nbd *n)
