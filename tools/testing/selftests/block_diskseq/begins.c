@@ -5,13 +5,16 @@
  * accessible: none are discarded (rule 14).
  *
  * A process has the disk open, and writes as soon as it has a size. How often it
- * comes before the call returns is a matter of chance, so there are many media.
+ * comes before the call returns is a matter of chance, so there are many media. A
+ * kernel that can be preempted is stopped between any two steps, too: on one CPU,
+ * by the writer, which wakes up all the time and comes before who attaches.
  */
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include "../kselftest_harness.h"
@@ -28,6 +31,7 @@ struct race {
 	int ready;		/* it has */
 	int attached;		/* the medium is there for sure */
 	int done;		/* the writer has closed the disk */
+	int one_cpu;		/* for both */
 	unsigned int early;	/* media that were written to before */
 	unsigned int lost;	/* blocks that cannot be read any more */
 	unsigned int astray;	/* that are not what is behind the disk */
@@ -44,16 +48,44 @@ static void set(int *p, int value)
 	__atomic_store_n(p, value, __ATOMIC_SEQ_CST);
 }
 
-/* Without sleeping, which would take too long. */
-static void wait_until(const int *p, int value)
+/* Sleeps as short as can be, and not at all if that is not needed. */
+static void let_the_other_run(const struct race *race)
+{
+	const struct timespec ts = { .tv_nsec = 1000 };
+
+	if (race->one_cpu)
+		nanosleep(&ts, NULL);
+	else
+		sched_yield();
+}
+
+static void wait_until(const struct race *race, const int *p, int value)
 {
 	int64_t end = now_ms() + limit_ms();
 
 	while (get(p) != value) {
 		if (now_ms() > end)
 			die("who writes, or who attaches, does not come to its end");
-		sched_yield();
+		let_the_other_run(race);
 	}
+}
+
+static void use_one_cpu(void)
+{
+	cpu_set_t cpus;
+
+	CPU_ZERO(&cpus);
+	CPU_SET(0, &cpus);
+	if (sched_setaffinity(0, sizeof(cpus), &cpus) || prctl(PR_SET_TIMERSLACK, 1))
+		die("no CPU 0: %s", strerror(errno));
+}
+
+static void set_policy(int policy)
+{
+	const struct sched_param param = { };
+
+	if (sched_setscheduler(0, policy, &param))
+		die("sched_setscheduler: %s", strerror(errno));
 }
 
 static void block_content(char *buf, int medium, int block)
@@ -90,16 +122,19 @@ static void write_medium(struct race *race, int fd, int backing, int medium,
 	int i;
 
 	block_content(data, medium, 0);
-	while (!put_block(fd, way, data, 0))
+	while (!put_block(fd, way, data, 0)) {
 		if (now_ms() > end)
 			die("no write to the new medium");
+		if (race->one_cpu)
+			let_the_other_run(race);
+	}
 	race->early += get(&race->attached) != medium;
 	for (i = 1; i < BLOCKS; i++) {
 		block_content(data, medium, i);
 		if (!put_block(fd, way, data, i * BLOCK))
 			die("write: %s", strerror(errno));
 	}
-	wait_until(&race->attached, medium);
+	wait_until(race, &race->attached, medium);
 	if (fsync(fd)) {
 		race->failed++;
 		return;
@@ -116,13 +151,16 @@ static void write_medium(struct race *race, int fd, int backing, int medium,
 	}
 }
 
-static void wait_for_size(const char *disk)
+static void wait_for_size(const struct race *race, const char *disk)
 {
 	int64_t end = now_ms() + limit_ms();
 
-	while (!disk_has_size(disk))
+	while (!disk_has_size(disk)) {
 		if (now_ms() > end)
 			die("%s: no new medium", disk);
+		if (race->one_cpu)
+			let_the_other_run(race);
+	}
 }
 
 static void write_media(struct race *race, const char *disk, int backing,
@@ -132,10 +170,10 @@ static void write_media(struct race *race, const char *disk, int backing,
 	int medium, fd;
 
 	for (medium = 1; ; medium++) {
-		wait_until(&race->medium, medium);
+		wait_until(race, &race->medium, medium);
 		if (opens_late) {
 			set(&race->ready, medium);
-			wait_for_size(disk);
+			wait_for_size(race, disk);
 		}
 		fd = disk_open(disk, 0, O_RDWR | flags);
 		set(&race->ready, medium);
@@ -290,13 +328,16 @@ FIXTURE_TEARDOWN(medium)
 
 /* Returns how many media there were. */
 static int race(FIXTURE_DATA(medium) *self, const FIXTURE_VARIANT(medium) *v,
-		enum way way, int seconds)
+		enum way way, bool one_cpu, int seconds)
 {
 	int64_t end = now_ms() + 1000 * seconds;
 	struct race *race = self->race;
 	int medium;
 	pid_t pid;
 
+	race->one_cpu = one_cpu;
+	if (one_cpu)
+		use_one_cpu();
 	pid = spawn();
 	if (!pid) {
 		/* it must not be one more who has the disk open */
@@ -306,18 +347,22 @@ static int race(FIXTURE_DATA(medium) *self, const FIXTURE_VARIANT(medium) *v,
 	/* a busy machine may take longer for the first one */
 	for (medium = 1; medium <= 2 || now_ms() < end; medium++) {
 		set(&race->medium, medium);
-		wait_until(&race->ready, medium);
+		wait_until(race, &race->ready, medium);
+		if (one_cpu)
+			set_policy(SCHED_IDLE);
 		v->attach(self);
+		if (one_cpu)
+			set_policy(SCHED_OTHER);
 		set(&race->attached, medium);
-		wait_until(&race->done, medium);
+		wait_until(race, &race->done, medium);
 		v->detach(self);
 	}
 	end_child(pid);
 	return medium - 1;
 }
 
-#define EXPECT_NOTHING_LOST(way, seconds) do {				\
-	int media = race(self, variant, way, seconds);			\
+#define EXPECT_NOTHING_LOST(way, one_cpu, seconds) do {			\
+	int media = race(self, variant, way, one_cpu, seconds);		\
 									\
 	EXPECT_LT(1, media);						\
 	EXPECT_EQ(0U, self->race->failed);				\
@@ -330,22 +375,27 @@ static int race(FIXTURE_DATA(medium) *self, const FIXTURE_VARIANT(medium) *v,
 
 TEST_F(medium, r14_keeps_what_is_written_at_once)
 {
-	EXPECT_NOTHING_LOST(WRITTEN, SECONDS);
+	EXPECT_NOTHING_LOST(WRITTEN, false, SECONDS);
+}
+
+TEST_F(medium, r14_keeps_what_is_written_between_two_steps)
+{
+	EXPECT_NOTHING_LOST(WRITTEN, true, SECONDS);
 }
 
 TEST_F(medium, r14_keeps_what_is_stored_at_once)
 {
-	EXPECT_NOTHING_LOST(STORED, SECONDS / 3);
+	EXPECT_NOTHING_LOST(STORED, false, SECONDS / 3);
 }
 
 TEST_F(medium, r14_keeps_what_is_written_directly)
 {
-	EXPECT_NOTHING_LOST(DIRECT, SECONDS / 3);
+	EXPECT_NOTHING_LOST(DIRECT, false, SECONDS / 3);
 }
 
 TEST_F(medium, r14_keeps_what_is_written_synchronously)
 {
-	EXPECT_NOTHING_LOST(SYNC, SECONDS / 3);
+	EXPECT_NOTHING_LOST(SYNC, false, SECONDS / 3);
 }
 
 TEST_HARNESS_MAIN
