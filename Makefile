@@ -2,13 +2,13 @@
 # One number per medium: builds, boots and proves the diskseq series. "make help" lists the ways in.
 # Here is what a user calls; build.mk has the rules for what these need.
 
-BASE ?= $(shell cat bases/default)
+DEFAULT_BASE := $(shell cat bases/default)
+BASE ?= $(DEFAULT_BASE)
 ARCH ?= x86_64
 # Set by the caller, if at all:
 STOCK ?=
 SANITIZE ?=
 TEST ?=
-OTHERS ?=
 LINUX ?=
 CONFIG ?=
 ACCEL ?= tcg
@@ -25,13 +25,13 @@ include build.mk
 run: $(SERIES)/bzImage build/vm/story.img build/prebuilt/$(PREBUILT_SUITE)/version
 	@scripts/guest/play-story $(STORY)
 
-##@ test        everything that proves the series; OTHERS=1: and the selftests on other bases
+##@ test        everything that proves the series, and the selftests on the other bases
 ##@ test-all    everything on each base
 .PHONY: test test-all
 ifdef TEST
 # One program, or those of its tests that match a pattern.
 test: $(KERNEL)/$(IMAGE) $(SERIES)$(MACHINE)/tests.img
-	@scripts/guest/run-selftest test='$(TEST)' kernel=$< dir=$(SERIES)$(MACHINE) DISKSEQ_STORM=$(STORM)
+	@scripts/guest/run-selftest test='$(TEST)' kernel=$< dir=$(SERIES)$(MACHINE) DISKSEQ_STORM=$(STORM) $(LIMIT)
 else ifneq ($(MACHINE)$(SANITIZE)$(STOCK),)
 test: $(LOG)/plain.results
 	@scripts/results/summary 'make test' $(START) $(SERIES)$(MACHINE)/results $<
@@ -43,6 +43,7 @@ else
 #
 # Each step waits for the one to its left, and the last guest for the sanitizer kernel. A base
 # without patches has nothing to check or bisect; one whose Debian kernel has a number, no skips.
+OTHERS ?= $(if $(filter $(BASE),$(DEFAULT_BASE)),$(filter-out $(BASE),$(BASES)))
 STEPS := plain kselftest $(if $(filter none,$(PREBUILT_NUMBER)),skips) story $(if $(SERIES_PATCHES),clients sanitizer check bisect) \
 	$(if $(OTHERS),others)
 RESULTS := $(STEPS:%=$(LOG)/%.results)
@@ -53,7 +54,7 @@ test: $(KERNEL)/bzImage $(SERIES)/tests.img build/vm/story.img build/prebuilt/$(
 	@scripts/results/summary 'make test' $(START) $(SERIES)/results $(RESULTS)
 endif
 test-all:
-	@for base in $(BASES); do $(MAKE) test BASE=$$base || exit; done
+	@for base in $(BASES); do $(MAKE) test BASE=$$base OTHERS= || exit; done
 
 # after STEP...: waits for those of these steps that there are, when the lanes run side by side.
 after = $(if $(SIDE_BY_SIDE),| $(patsubst %,$(LOG)/%.results,$(filter $(1),$(STEPS))))
@@ -82,7 +83,7 @@ $(LOG)/bisect.results: FORCE $(SERIES)/tree.id $(SERIES)/tests.img $(call after,
 	@$(NICE) $(BISECT) which=own out=$@ $(WITH_CLIENTS)
 $(LOG)/others.results: FORCE $(call after,bisect)
 	@rm -f $@.tmp
-	@for base in $(filter-out $(BASE),$(BASES)); do \
+	@for base in $(OTHERS); do \
 		$(NICE) $(MAKE) SIDE_BY_SIDE= BASE=$$base build/$$base/log/plain.results && \
 		cat build/$$base/log/plain.results >>$@.tmp || exit; done
 	@mv $@.tmp $@
