@@ -60,7 +60,7 @@ test-all:
 after = $(if $(SIDE_BY_SIDE),| $(patsubst %,$(LOG)/%.results,$(filter $(1),$(STEPS))))
 $(LOG)/plain.results: $(KERNEL)/$(IMAGE) $(SERIES)$(MACHINE)/tests.img $(if $(SIDE_BY_SIDE),,FORCE)
 	@scripts/guest/run-selftests name='tests on $(KERNEL)' kernel=$< out=$(basename $@) seconds=1800 $(KNOWN) \
-		list=$(SERIES)$(MACHINE)/$(if $(SERIES_PATCHES),tests,sanitizer).list initrds=$(SERIES)$(MACHINE)/tests.img \
+		list=$(SERIES)$(MACHINE)/$(LIST).list initrds=$(SERIES)$(MACHINE)/tests.img \
 		DISKSEQ_STORM=$(if $(MACHINE),$$(($(STORM) / 10)),$(STORM)) $(LIMIT)
 # As kernel developers run them, by make in the guest: of each program what reads the number.
 $(LOG)/kselftest.results: $(KERNEL)/bzImage $(SERIES)/kselftest.img build/vm/shell.img $(call after,plain)
@@ -84,7 +84,7 @@ $(LOG)/bisect.results: FORCE $(SERIES)/tree.id $(SERIES)/tests.img $(call after,
 $(LOG)/others.results: FORCE $(call after,bisect)
 	@rm -f $@.tmp
 	@for base in $(OTHERS); do \
-		$(NICE) $(MAKE) SIDE_BY_SIDE= BASE=$$base build/$$base/log/plain.results && \
+		$(NICE) $(MAKE) SIDE_BY_SIDE= BASE=$$base LIST=sanitizer STORM=1000 build/$$base/log/plain.results && \
 		cat build/$$base/log/plain.results >>$@.tmp || exit; done
 	@mv $@.tmp $@
 

@@ -61,9 +61,13 @@ COMPARE := bookworm trixie sid trixie-backports
 
 # The kernel that the caller means.
 KERNEL := $(if $(STOCK),$(PRISTINE),$(if $(SANITIZE),$(SANITIZED),$(SERIES)))$(MACHINE)
-# What a base is known to fail; what never comes there is not waited for long.
-KNOWN := $(addprefix known=,$(wildcard bases/$(BASE).fails))
-LIMIT := $(if $(KNOWN),DISKSEQ_LIMIT=2)
+# The tests that run: all, or those for a slow kernel, 64-bit ones and a few for 32 bits.
+LIST ?= tests
+# What a base is known to fail: without patches, and what is left with them. Without, what never
+# comes is not waited for long.
+PATCHED := $(if $(STOCK),,$(SERIES_PATCHES))
+KNOWN := $(addprefix known=,$(wildcard $(if $(PATCHED),$(PATCHES)/fails,bases/$(BASE).fails)))
+LIMIT := $(if $(PATCHED),,$(KNOWN:%=DISKSEQ_LIMIT=2))
 
 FRAGMENTS := $(shell scripts/kernel/fragments $(BASE) $(CONFIGS))
 WITH_CLIENTS := $(shell scripts/kernel/fragments $(BASE) $(CONFIGS) clients)

@@ -258,6 +258,7 @@ void script_event(struct script *s, const struct uevent *ev, uint64_t base);
 void script_add(struct script *s, const char *fmt, ...) __printf(2, 3);
 void script_parts(struct script *s, const char *action, int count, int relative);
 const char *events(struct monitor *mon, uint64_t base);
+const char *without_resize(const char *events);
 const char *part_events(struct monitor *mon, uint64_t base);
 
 /* Programs of the harness include it first. */

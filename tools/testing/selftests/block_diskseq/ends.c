@@ -432,6 +432,7 @@ TEST(r14_fsync_fails_for_what_a_detach_cannot_write_back)
 
 	/* nobody else is told */
 	loop_reopen(&lo);
+	loop_attach(&lo, image, 0);
 	EXPECT_EQ(0, fsync(lo.fd));
 
 	loop_destroy(&lo);

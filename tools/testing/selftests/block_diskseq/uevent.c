@@ -519,6 +519,22 @@ const char *events(struct monitor *mon, uint64_t base)
 	return collect(mon, base, true);
 }
 
+/* Of what events() has returned: some drivers say so, some only on newer kernels. */
+const char *without_resize(const char *events)
+{
+	static char text[sizeof(((struct script *)0)->text)];
+	const char *word;
+	size_t len = 0;
+
+	while ((word = strstr(events, " resize"))) {
+		memcpy(text + len, events, word - events);
+		len += word - events;
+		events = word + strlen(" resize");
+	}
+	strcpy(text + len, events);
+	return text;
+}
+
 /* The same for those of partitions alone. */
 const char *part_events(struct monitor *mon, uint64_t base)
 {
