@@ -280,23 +280,42 @@ static void without_disks(struct array *a)
 	must(set_info(a->fd, a->level), "SET_ARRAY_INFO");
 }
 
+/*
+ * A worker removes the directories of the disks when an array has stopped, and until
+ * then they cannot be added again.
+ */
+static void must_add_disk(struct array *a, int i)
+{
+	int64_t end = now_ms() + limit_ms();
+	char path[64];
+
+	snprintf(path, sizeof(path), "/sys/block/%s/md/dev-%s", a->name,
+		 a->lo[i].name);
+	while (!access(path, F_OK)) {
+		if (now_ms() > end)
+			die("%s: does not go away", path);
+		poll(NULL, 0, 1);
+	}
+	must(add_disk(a->fd, &a->lo[i], i), "ADD_NEW_DISK");
+}
+
 static void without_one_disk(struct array *a)
 {
 	without_disks(a);
-	must(add_disk(a->fd, &a->lo[0], 0), "ADD_NEW_DISK");
+	must_add_disk(a, 0);
 }
 
 static void assembled(struct array *a)
 {
 	without_one_disk(a);
-	must(add_disk(a->fd, &a->lo[1], 1), "ADD_NEW_DISK");
+	must_add_disk(a, 1);
 }
 
 static void of_no_level(struct array *a)
 {
 	must(set_info(a->fd, NO_SUCH_LEVEL), "SET_ARRAY_INFO");
-	must(add_disk(a->fd, &a->lo[0], 0), "ADD_NEW_DISK");
-	must(add_disk(a->fd, &a->lo[1], 1), "ADD_NEW_DISK");
+	must_add_disk(a, 0);
+	must_add_disk(a, 1);
 }
 
 static void assembled_closed(struct array *a)
@@ -839,8 +858,8 @@ TEST_F(refused, r12_run_is_followed_by_a_good_one)
 	without_disks(&self->a);
 	array_begin(&self->a);
 	ASSERT_EQ(EINVAL, run(self->a.fd));
-	ASSERT_EQ(0, add_disk(self->a.fd, &self->a.lo[0], 0));
-	ASSERT_EQ(0, add_disk(self->a.fd, &self->a.lo[1], 1));
+	must_add_disk(&self->a, 0);
+	must_add_disk(&self->a, 1);
 	ASSERT_EQ(0, run(self->a.fd));
 	EXPECT_STREQ("change disk +1 media", events(&self->a.mon, self->a.before));
 	EXPECT_EQ(self->a.before + 1, diskseq(self->a.fd));
