@@ -2,13 +2,13 @@
 # One number per medium: builds, boots and proves the diskseq series. "make help" lists the ways in.
 # Here is what a user calls; build.mk has the rules for what these need.
 
-DEFAULT_BASE := $(shell cat bases/default)
-BASE ?= $(DEFAULT_BASE)
+BASE ?= $(shell cat bases/default)
 ARCH ?= x86_64
 # Set by the caller, if at all:
 STOCK ?=
 SANITIZE ?=
 TEST ?=
+OTHERS ?=
 LINUX ?=
 CONFIG ?=
 ACCEL ?= tcg
@@ -25,7 +25,7 @@ include build.mk
 run: $(SERIES)/bzImage build/vm/story.img build/prebuilt/$(PREBUILT_SUITE)/version
 	@scripts/guest/play-story $(STORY)
 
-##@ test        everything that proves the series, and the selftests on the other bases
+##@ test        everything that proves the series; OTHERS=VERSION: and the selftests on that base
 ##@ test-all    everything on each base
 .PHONY: test test-all
 ifdef TEST
@@ -43,7 +43,6 @@ else
 #
 # Each step waits for the one to its left, and the last guest for the sanitizer kernel. A base
 # without patches has nothing to check or bisect; one whose Debian kernel has a number, no skips.
-OTHERS ?= $(if $(filter $(BASE),$(DEFAULT_BASE)),$(filter-out $(BASE),$(BASES)))
 STEPS := plain kselftest $(if $(filter none,$(PREBUILT_NUMBER)),skips) story $(if $(SERIES_PATCHES),clients sanitizer check bisect) \
 	$(if $(OTHERS),others)
 RESULTS := $(STEPS:%=$(LOG)/%.results)
