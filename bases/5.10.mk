@@ -21,8 +21,8 @@ SIZES := gendisk hd_struct
 SIZES_OBJECT := block/genhd.o
 
 MACHINES := x86_64 i386 arm64 s390
-# About how many files a kernel build compiles, for the progress line: on each machine, with
-# clients.config, too, and with deb.config, too
+# About how many files a kernel build compiles, for the progress line: FILES_MACHINE without
+# clients.config (SANITIZE=1, other machines), FILES_clients with it, FILES_deb with deb.config, too
 FILES_x86_64 := 1265
 FILES_i386 := 1200
 FILES_arm64 := 885
