@@ -867,12 +867,14 @@ FIXTURE_VARIANT_ADD(same_medium, size) {
 	.prepare = by_ioctl,
 	.operate = op_size,
 	.events = "change disk +0",
+	.may_resize = true,
 };
 
 FIXTURE_VARIANT_ADD(same_medium, size_blocks) {
 	.prepare = by_ioctl,
 	.operate = op_size_blocks,
 	.events = "change disk +0",
+	.may_resize = true,
 };
 
 FIXTURE_VARIANT_ADD(same_medium, size_unconnected) {
@@ -988,6 +990,7 @@ FIXTURE_VARIANT_ADD(same_medium, reconfigure_size) {
 	.prepare = by_netlink,
 	.operate = op_reconfigure_size,
 	.events = "change disk +0",
+	.may_resize = true,
 };
 
 FIXTURE_VARIANT_ADD(same_medium, reconfigure_block_size_777) {
