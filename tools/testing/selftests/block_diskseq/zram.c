@@ -744,9 +744,11 @@ TEST_F(writers, r7_storm_announces_each_number_once_and_in_order)
 
 TEST_F(writers, r8_storm_changes_no_number_that_was_returned)
 {
-	storm(self, 0);
+	/* a slow machine may leave nobody alone in one storm */
+	do
+		storm(self, 0);
+	while (!self->shared->stable);
 	EXPECT_EQ(0ULL, self->shared->unstable);
-	EXPECT_LE(1ULL, self->shared->stable);
 }
 
 TEST_F(writers, r7_storm_is_announced_while_others_open_the_disk)
