@@ -8,11 +8,10 @@ ARCH ?= x86_64
 STOCK ?=
 SANITIZE ?=
 TEST ?=
-OTHERS ?=
 LINUX ?=
 CONFIG ?=
 ACCEL ?= tcg
-STORM ?= 10000
+STORM ?= 2000
 FORCE ?=
 export ACCEL FORCE
 # depmod and others are where Debian has only root look.
@@ -25,7 +24,7 @@ include build.mk
 run: $(SERIES)/bzImage build/vm/story.img build/prebuilt/$(PREBUILT_SUITE)/version
 	@scripts/guest/play-story $(STORY)
 
-##@ test        everything that proves the series; OTHERS=VERSION: and the selftests on that base
+##@ test        everything that proves the series, and the selftests on the other bases (OTHERS=: not)
 ##@ test-all    everything on each base
 .PHONY: test test-all
 ifdef TEST
@@ -83,7 +82,7 @@ $(LOG)/bisect.results: FORCE $(SERIES)/tree.id $(SERIES)/tests.img $(call after,
 $(LOG)/others.results: FORCE $(call after,bisect)
 	@rm -f $@.tmp
 	@for base in $(OTHERS); do \
-		$(NICE) $(MAKE) SIDE_BY_SIDE= BASE=$$base LIST=sanitizer STORM=1000 build/$$base/log/plain.results && \
+		$(NICE) $(MAKE) SIDE_BY_SIDE= BASE=$$base LIST=sanitizer STORM=500 build/$$base/log/plain.results && \
 		cat build/$$base/log/plain.results >>$@.tmp || exit; done
 	@mv $@.tmp $@
 

@@ -5,7 +5,7 @@
  * release and retake the same device. Prints the uevents as our program reads
  * them and whose use of the device each of them is about.
  *
- * One scene on a kernel without the number, two on one that has it. Ends with
+ * One scene on a kernel without the number, three on one that has it. Ends with
  * status 1 if the number told our program anything wrong.
  */
 #include <poll.h>
@@ -25,6 +25,7 @@
 #define SYSFS		"/sys/block/" NAME
 #define BUSY		25	/* how often others come and go when events get lost */
 #define EVENTS		4096
+#define MEDIA		64	/* no scene whose media are counted has so many */
 #define ARRAY_SIZE(a)	(sizeof(a) / sizeof((a)[0]))
 
 /*
@@ -148,7 +149,7 @@ static void head(const char *text, uint64_t ours)
 	printf("%s", text);
 	if (ours)
 		printf("  The number of our use: %llu\n", (unsigned long long)ours);
-	printf("\n     time  event   device    number  whose use\n");
+	printf("\n     time  event   device    medium  number  whose use\n");
 }
 
 static void line(const struct uevent *ev, const char *whose, const char *note)
@@ -162,8 +163,9 @@ static void line(const struct uevent *ev, const char *whose, const char *note)
 			ms = record[i].ms;
 	if (ev->diskseq)
 		snprintf(number, sizeof(number), "%llu", (unsigned long long)ev->diskseq);
-	printf("  %3lld.%03lld  %-6s  %-8s  %6s  %s%s%s\n", (long long)ms / 1000,
-	       (long long)ms % 1000, ev->action, ev->device, number, whose,
+	printf("  %3lld.%03lld  %-6s  %-8s  %-6s  %6s  %s%s%s\n", (long long)ms / 1000,
+	       (long long)ms % 1000, ev->action, ev->device,
+	       ev->media_change ? "new" : "", number, whose,
 	       *note ? "  <- " : "", note);
 }
 
@@ -228,13 +230,22 @@ static void without_number(void)
 	monitor_close(&program);
 }
 
-/* What is wrong with the number of a partition's event: it keeps the one it was added with. */
+/*
+ * What is wrong with the number of an event, by what was read before: that of a
+ * new medium is greater, and a partition keeps the one that it was added with.
+ */
 static const char *wrong_number(const struct uevent *ev)
 {
-	static uint64_t added[8];
+	static uint64_t disk, added[8];
 	static char text[64];
+	uint64_t before = disk;
 
-	if (ev->partno <= 0 || ev->partno >= (int)ARRAY_SIZE(added))
+	if (ev->partno <= 0) {
+		disk = ev->diskseq;
+		return ev->media_change && ev->diskseq <= before ?
+			"wrong: it says new, with the number of the old one" : NULL;
+	}
+	if (ev->partno >= (int)ARRAY_SIZE(added))
 		return NULL;
 	if (!strcmp(ev->action, "add"))
 		added[ev->partno] = ev->diskseq;
@@ -245,16 +256,34 @@ static const char *wrong_number(const struct uevent *ev)
 	return text;
 }
 
+/* Say which of the numbers that loop0 had since the first one no event has announced. */
+static void tell_silent(const bool *announced, uint64_t first)
+{
+	uint64_t i, now = diskseq_sysfs(NAME);
+	const char *separator = "  No event announced the media";
+
+	for (i = 0; first + i <= now && i < MEDIA; i++) {
+		if (announced[i])
+			continue;
+		printf("%s %llu", separator, (unsigned long long)(first + i));
+		separator = ",";
+		all_right = false;
+	}
+	if (*separator == ',')
+		printf(".\n");
+}
+
 /* The same with the number. */
 static void with_number(void)
 {
+	bool announced[MEDIA] = {};
 	struct monitor program;
 	size_t first, last, i;
 	bool found = false, over = false;
 	const char *whose, *truth, *note, *wrong;
 	struct uevent ev;
 	struct loop lo;
-	uint64_t ours;
+	uint64_t ours, others = 0;
 	int ignored = 0;
 
 	monitor_open(&program, NAME);
@@ -272,6 +301,8 @@ static void with_number(void)
 	     "  an image with one partition and reads the number of its use from the same file\n"
 	     "  descriptor. It waits for loop0p1. Then others take the device.\n", ours);
 	for (i = 0; monitor_next(&program, &ev, 0); i++) {
+		if (!i)
+			others = ev.diskseq;
 		whose = whose_use(&ev, ours);
 		note = "";
 		if (!strcmp(whose, "earlier") && !ignored++)
@@ -293,12 +324,47 @@ static void with_number(void)
 		line(&ev, whose, wrong ?: note);
 		if (wrong)
 			all_right = false;
+		else if (ev.media_change && ev.diskseq - others < MEDIA)
+			announced[ev.diskseq - others] = true;
 	}
 	if (!found || !over)
 		all_right = false;
 	printf("\n  Our program ignored %d events of an earlier use, found its partition, and knew\n"
 	       "  when its use was over.\n", ignored);
+	tell_silent(announced, others);
 	elsewhere(release);
+	monitor_close(&program);
+}
+
+/* Nobody takes the device afterwards, and no partition leaves: one event is all there is to go by. */
+static void with_number_and_an_end(void)
+{
+	struct monitor program;
+	bool over = false;
+	struct uevent ev;
+	struct loop lo;
+	uint64_t ours;
+
+	monitor_open(&program, NAME);
+	lo = open_disk();
+	attach_partitions(&lo, 0);
+	ours = diskseq(lo.fd);
+	close(lo.fd);
+	note_events();
+	elsewhere(release);
+
+	head("  Our program attaches an image without partitions and waits for the end of its use.\n"
+	     "  Another program detaches it, and nobody takes the device.\n", ours);
+	while (monitor_next(&program, &ev, over ? 0 : limit_ms())) {
+		over = ev.diskseq > ours;
+		line(&ev, whose_use(&ev, ours), over ? "our use is over, stop waiting" : "");
+	}
+	if (!over) {
+		remark("nothing more within %d s; sysfs says %llu: our use is over. An event that",
+		       limit_ms() / 1000, (unsigned long long)diskseq_sysfs(NAME));
+		remark("says so never comes: who waits for it hangs, and udev keeps its links");
+		all_right = false;
+	}
 	monitor_close(&program);
 }
 
@@ -405,6 +471,8 @@ int main(void)
 		return 0;
 	}
 	with_number();
+	printf("\n");
+	with_number_and_an_end();
 	printf("\n");
 	with_number_and_losses();
 	if (!all_right)
