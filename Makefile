@@ -141,10 +141,12 @@ static: $(LOG)/static.results
 $(LOG)/static.results: FORCE $(SERIES)/tree.id | packages-static
 	@scripts/check/static $(BASE) $@
 
-##@ compare     the selftests on Debian's kernels: a table, rule by kernel
+##@ compare     the selftests on all bases and on Debian's kernels: a table, rule by kernel
 .PHONY: compare
 compare: $(SERIES)/bzImage $(SERIES)/tests.img $(patsubst %,build/prebuilt/%/version,$(COMPARE))
-	@STORM=$$(($(STORM) / 10)) scripts/guest/compare-kernels $(START) $(SERIES) $(COMPARE)
+	@for base in $(OTHERS); do $(MAKE) BASE=$$base build/$$base/bzImage || exit; done
+	@STORM=$$(($(STORM) / 10)) scripts/guest/compare-kernels start=$(START) dir=$(SERIES) \
+		bases='$(BASE) $(OTHERS)' suites='$(COMPARE)'
 
 ##@ clients     unmodified systemd, udev, util-linux, mdadm and nbd; RESCAN=y: udev rescans
 .PHONY: clients

@@ -748,6 +748,32 @@ TEST_F(drive, r10_partitions_of_a_new_medium_are_added_once)
 		     events(&self->mon, self->before));
 }
 
+/* Its open is what finds the new medium, and removes the partitions of the old one. */
+TEST_F(drive, r10_partition_of_the_old_medium_cannot_be_opened)
+{
+	char part[40];
+	struct uevent ev;
+	int fd;
+
+	if (strcmp(variant->id, "stick"))
+		SKIP(return, "no partitions on the media of this drive");
+	snprintf(part, sizeof(part), "%s1", self->path);
+	ASSERT_TRUE(insert(self, 'p'));
+	ASSERT_TRUE(wait_for_number(&self->mon, &ev, self->before));
+	stop_polling(self);
+	fd = open(self->path, O_RDWR | O_CLOEXEC);
+	ASSERT_LE(0, fd);
+	image_table(fd, 0, TABLE_MSDOS, 2, "");
+	ASSERT_EQ(0, ioctl(fd, BLKRRPART));
+	close(fd);
+	ASSERT_EQ(0, access(part, F_OK));
+
+	ASSERT_TRUE(insert(self, 'a'));
+	EXPECT_EQ(-1, open(part, O_RDONLY | O_CLOEXEC));
+	EXPECT_EQ(ENXIO, errno);
+	EXPECT_NE(0, access(part, F_OK));
+}
+
 TEST_F(drive, r11_new_medium_wakes_who_polls_the_sysfs_file)
 {
 	EXPECT_FALSE(diskseq_wait(self->sysfs, 0));
