@@ -266,6 +266,20 @@ TEST_F(server, r8_who_has_it_open_reads_nothing_of_it)
 	EXPECT_FALSE(has_block(n->fd, 1, BLOCK));
 }
 
+TEST_F(server, r8_claimed_partition_keeps_nothing_of_the_disk)
+{
+	struct nbd *n = &self->n;
+
+	nbd_scan(n);
+	nbd_open(n);
+	write_blocks(n->fd);
+	ASSERT_EQ(0, fsync(n->fd));
+	n->part = disk_open(n->name, 1, O_RDONLY | O_EXCL);
+	ASSERT_TRUE(has_block(n->fd, 1, BLOCK));
+	ASSERT_EQ(0, variant->end(n));
+	EXPECT_FALSE(has_block(n->fd, 1, BLOCK));
+}
+
 TEST_F(server, r8_who_has_it_mapped_reads_nothing_of_it)
 {
 	struct nbd *n = &self->n;
@@ -399,47 +413,97 @@ static int set_offset(struct loop *lo, uint64_t offset)
 	return err;
 }
 
-/* The file system of the backing file is full when it is written back. */
-TEST(r14_fsync_fails_for_what_a_detach_cannot_write_back)
+TEST_F(file, r8_who_has_it_mapped_reads_nothing_of_the_old_offset)
 {
-	char dir[] = "/tmp/full.XXXXXX", path[64], block[BLOCK];
-	const char *missing = diskseq_missing();
+	struct loop_info64 info;
+	char *map;
+
+	loop_attach(&self->lo, self->image, 0);
+	write_blocks(self->lo.fd);
+	map = map_blocks(self->lo.fd, PROT_READ);
+	ASSERT_TRUE(maps_block(map));
+	loop_get_status(&self->lo, &info);
+	info.lo_offset = IMAGE_BYTES / 2;
+	if (ioctl(self->lo.fd, LOOP_SET_STATUS64, &info)) {
+		ASSERT_EQ(EAGAIN, errno);
+		SKIP(goto out, "the offset stays while pages are mapped: before 5.16");
+	}
+	EXPECT_FALSE(maps_block(map));
+out:
+	munmap(map, BLOCKS * BLOCK);
+}
+
+/* The file system of the backing file is full when it is written back. */
+FIXTURE(full) {
+	char dir[24];
+	int fill;
+	int image;
 	struct loop lo;
-	int image, fill;
+};
+
+FIXTURE_SETUP(full)
+{
+	const char *missing = diskseq_missing();
+	char path[64], block[BLOCK];
 
 	if (missing)
-		SKIP(return, "%s", missing);
-	ASSERT_NE(NULL, mkdtemp(dir));
-	if (mount("tmpfs", dir, "tmpfs", 0, "size=256k")) {
-		rmdir(dir);
-		SKIP(return, "cannot mount a tmpfs: %s", strerror(errno));
+		SKIP_SETUP("%s", missing);
+	strcpy(self->dir, "/tmp/full.XXXXXX");
+	ASSERT_NE(NULL, mkdtemp(self->dir));
+	if (mount("tmpfs", self->dir, "tmpfs", 0, "size=256k")) {
+		rmdir(self->dir);
+		SKIP_SETUP("cannot mount a tmpfs: %s", strerror(errno));
 	}
-	snprintf(path, sizeof(path), "%s/image", dir);
-	image = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-	ASSERT_EQ(0, ftruncate(image, IMAGE_BYTES));
-	snprintf(path, sizeof(path), "%s/fill", dir);
-	fill = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	snprintf(path, sizeof(path), "%s/image", self->dir);
+	self->image = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	ASSERT_EQ(0, ftruncate(self->image, IMAGE_BYTES));
+	snprintf(path, sizeof(path), "%s/fill", self->dir);
+	self->fill = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
 	memset(block, 'f', BLOCK);
-	while (write(fill, block, BLOCK) == BLOCK)
+	while (write(self->fill, block, BLOCK) == BLOCK)
 		;
+	loop_create(&self->lo);
+	loop_attach(&self->lo, self->image, 0);
+	write_blocks(self->lo.fd);
+}
 
-	loop_create(&lo);
-	loop_attach(&lo, image, 0);
-	write_blocks(lo.fd);
-	ASSERT_EQ(0, ioctl(lo.fd, LOOP_CLR_FD));
-	EXPECT_EQ(-1, fsync(lo.fd));
+FIXTURE_TEARDOWN(full)
+{
+	loop_destroy(&self->lo);
+	close(self->image);
+	close(self->fill);
+	umount2(self->dir, MNT_DETACH);
+	rmdir(self->dir);
+}
+
+TEST_F(full, r14_fsync_fails_for_what_a_detach_cannot_write_back)
+{
+	ASSERT_EQ(0, ioctl(self->lo.fd, LOOP_CLR_FD));
+	EXPECT_EQ(-1, fsync(self->lo.fd));
 	EXPECT_EQ(EIO, errno);
 
 	/* nobody else is told */
-	loop_reopen(&lo);
-	loop_attach(&lo, image, 0);
-	EXPECT_EQ(0, fsync(lo.fd));
+	loop_reopen(&self->lo);
+	loop_attach(&self->lo, self->image, 0);
+	EXPECT_EQ(0, fsync(self->lo.fd));
+}
 
-	loop_destroy(&lo);
+TEST_F(full, r12_refused_attach_leaves_fsync_its_error)
+{
+	struct loop other;
+	int image = image_create('b', 1);
+
+	loop_create(&other);
+	loop_attach(&other, image, 0);
+	EXPECT_EQ(-1, loop_configure(&other, self->lo.fd, 0));
+	EXPECT_EQ(EBUSY, errno);
+	/* it is not read-only */
+	EXPECT_EQ(-1, ioctl(other.fd, LOOP_CHANGE_FD, self->lo.fd));
+	EXPECT_EQ(EINVAL, errno);
+	EXPECT_EQ(-1, fsync(self->lo.fd));
+	EXPECT_EQ(EIO, errno);
+	loop_destroy(&other);
 	close(image);
-	close(fill);
-	umount2(dir, MNT_DETACH);
-	rmdir(dir);
 }
 
 FIXTURE(partition) {
