@@ -8,6 +8,7 @@ ARCH ?= x86_64
 STOCK ?=
 SANITIZE ?=
 TEST ?=
+OTHERS ?=
 LINUX ?=
 CONFIG ?=
 ACCEL ?= tcg
@@ -24,7 +25,7 @@ include build.mk
 run: $(SERIES)/bzImage build/vm/story.img build/prebuilt/$(PREBUILT_SUITE)/version
 	@scripts/guest/play-story $(STORY)
 
-##@ test        everything that proves the series, and the selftests on the other bases (OTHERS=: not)
+##@ test        everything that proves the series; OTHERS=VERSION: and the selftests on that base
 ##@ test-all    everything on each base
 .PHONY: test test-all
 ifdef TEST
@@ -144,9 +145,9 @@ $(LOG)/static.results: FORCE $(SERIES)/tree.id | packages-static
 ##@ compare     the selftests on all bases and on Debian's kernels: a table, rule by kernel
 .PHONY: compare
 compare: $(SERIES)/bzImage $(SERIES)/tests.img $(patsubst %,build/prebuilt/%/version,$(COMPARE))
-	@for base in $(OTHERS); do $(MAKE) BASE=$$base build/$$base/bzImage || exit; done
+	@for base in $(OTHER_BASES); do $(MAKE) BASE=$$base build/$$base/bzImage || exit; done
 	@STORM=$$(($(STORM) / 10)) scripts/guest/compare-kernels start=$(START) dir=$(SERIES) \
-		bases='$(BASE) $(OTHERS)' suites='$(COMPARE)'
+		bases='$(BASE) $(OTHER_BASES)' suites='$(COMPARE)'
 
 ##@ clients     unmodified systemd, udev, util-linux, mdadm and nbd; RESCAN=y: udev rescans
 .PHONY: clients

@@ -6,8 +6,6 @@ ifeq ($(wildcard bases/$(BASE).mk),)
 $(error BASE=$(BASE) is not known; choose one of: $(BASES))
 endif
 include bases/$(BASE).mk
-# Those that make test builds besides, without what takes long there. Not another version than LINUX is.
-OTHERS ?= $(if $(LINUX),,$(filter-out $(BASE),$(BASES)))
 # What scripts read of it.
 export DEB_SUITE DEB_PACKAGE DEB_VERSION DEB_SHA256 PREBUILT_NUMBER MAIL_PREFIX SIZES SIZES_OBJECT
 
@@ -50,6 +48,7 @@ endif
 .SUFFIXES:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
+OTHER_BASES := $(filter-out $(BASE),$(BASES))
 SERIES := build/$(BASE)
 PRISTINE := build/$(BASE)-stock
 SANITIZED := build/$(BASE)-sanitizer

@@ -1341,18 +1341,22 @@ static pid_t start_writer(const struct array *a, int seed)
 	_exit(0);
 }
 
+/*
+ * With openers there is one writer: a stop that has found the array stopped, and
+ * then started by another, would not look for them, and crash those that read.
+ */
 static void storm(struct array *a, int openers, struct announced *n)
 {
+	int i, writers = openers ? 1 : WRITERS;
 	pid_t pid[WRITERS], opener[OPENERS];
-	int i;
 
 	assembled_closed(a);
 	array_begin(a);
 	for (i = 0; i < openers; i++)
 		opener[i] = spawn_opener(a->name);
-	for (i = 0; i < WRITERS; i++)
+	for (i = 0; i < writers; i++)
 		pid[i] = start_writer(a, i);
-	for (i = 0; i < WRITERS; i++)
+	for (i = 0; i < writers; i++)
 		if (child_status(pid[i]))
 			die("a writer failed");
 	for (i = 0; i < openers; i++)
