@@ -398,34 +398,39 @@ out:
 	munmap(map, BLOCKS * BLOCK);
 }
 
+static int try_offset(struct loop *lo, uint64_t offset)
+{
+	struct loop_info64 info;
+
+	loop_get_status(lo, &info);
+	info.lo_offset = offset;
+	return ioctl(lo->fd, LOOP_SET_STATUS64, &info) ? errno : 0;
+}
+
 /* As losetup does: pages may have become dirty again meanwhile. */
 static int set_offset(struct loop *lo, uint64_t offset)
 {
 	int64_t end = now_ms() + limit_ms();
-	struct loop_info64 info;
 	int err;
 
-	loop_get_status(lo, &info);
-	info.lo_offset = offset;
 	do
-		err = ioctl(lo->fd, LOOP_SET_STATUS64, &info) ? errno : 0;
+		err = try_offset(lo, offset);
 	while (err == EAGAIN && now_ms() < end);
 	return err;
 }
 
 TEST_F(file, r8_who_has_it_mapped_reads_nothing_of_the_old_offset)
 {
-	struct loop_info64 info;
 	char *map;
+	int err;
 
 	loop_attach(&self->lo, self->image, 0);
 	write_blocks(self->lo.fd);
 	map = map_blocks(self->lo.fd, PROT_READ);
 	ASSERT_TRUE(maps_block(map));
-	loop_get_status(&self->lo, &info);
-	info.lo_offset = IMAGE_BYTES / 2;
-	if (ioctl(self->lo.fd, LOOP_SET_STATUS64, &info)) {
-		ASSERT_EQ(EAGAIN, errno);
+	err = try_offset(&self->lo, IMAGE_BYTES / 2);
+	if (err) {
+		ASSERT_EQ(EAGAIN, err);
 		SKIP(goto out, "the offset stays while pages are mapped: before 5.16");
 	}
 	EXPECT_FALSE(maps_block(map));

@@ -1342,12 +1342,18 @@ static pid_t start_writer(const struct array *a, int seed)
 }
 
 /*
- * With openers there is one writer: a stop that has found the array stopped, and
- * then started by another, would not look for them, and crash those that read.
+ * Newer kernels look for openers before they lock: a stop that finds the array
+ * stopped, and then started by another, crashes those that read it. What tells
+ * such a kernel is a parameter that came a little later.
  */
+static bool stop_overlooks_openers(void)
+{
+	return !access("/sys/module/md_mod/parameters/legacy_async_del_gendisk", F_OK);
+}
+
 static void storm(struct array *a, int openers, struct announced *n)
 {
-	int i, writers = openers ? 1 : WRITERS;
+	int i, writers = openers && stop_overlooks_openers() ? 1 : WRITERS;
 	pid_t pid[WRITERS], opener[OPENERS];
 
 	assembled_closed(a);
