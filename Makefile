@@ -65,7 +65,7 @@ $(LOG)/plain.results: $(KERNEL)/$(IMAGE) $(SERIES)$(MACHINE)/tests.img $(if $(SI
 $(LOG)/kselftest.results: $(KERNEL)/bzImage $(SERIES)/kselftest.img build/vm/shell.img $(call after,plain)
 	@echo 'kselftest /run_tests' >$(SERIES)/kselftest.list
 	@scripts/guest/run-selftests name='make run_tests in the guest' kernel=$< out=$(basename $@) seconds=600 \
-		list=$(SERIES)/kselftest.list initrds='$(SERIES)/kselftest.img build/vm/shell.img' DISKSEQ_TESTS=r5_*
+		list=$(SERIES)/kselftest.list initrds='build/vm/shell.img $(SERIES)/kselftest.img' DISKSEQ_TESTS=r5_*
 $(LOG)/skips.results: build/prebuilt/$(PREBUILT_SUITE)/version $(SERIES)/tests.img $(call after,kselftest)
 	@scripts/guest/expect-skips out=$(basename $@) name="tests on Debian's $$(cat $<)" kernel=$(<D)/vmlinuz \
 		seconds=300 list=$(SERIES)/tests.list initrds='$(SERIES)/tests.img $(<D)/modules.img'
