@@ -43,6 +43,7 @@
 #define ROUNDS			30
 #define WRITES			60
 #define OPENERS			2
+#define SCANNERS		3
 #define CYCLES			20
 
 struct array {
@@ -1229,6 +1230,154 @@ TEST_F(partitions, r12_stay_at_a_refused_stop)
 }
 
 /* Several processes at once. */
+/*
+ * An array whose metadata somebody else keeps: the first write waits until he has noted
+ * that the array is dirty, and says so by "active". If it was him who started it, his
+ * call must not wait for those who write to it and have it scanned.
+ */
+FIXTURE(external) {
+	struct array a;
+	struct start {
+		bool returned;
+		int err;
+	} *start;
+};
+
+static void write_md(const char *disk, const char *file, const char *value)
+{
+	char path[96];
+
+	snprintf(path, sizeof(path), "/sys/block/%s/md/%s", disk, file);
+	must(file_write(path, value), path);
+}
+
+FIXTURE_SETUP(external)
+{
+	const char *missing = md_missing(1);
+
+	if (missing)
+		SKIP_SETUP("%s", missing);
+	array_create(&self->a, 1);
+	self->start = shared_memory(sizeof(*self->start));
+}
+
+FIXTURE_TEARDOWN(external)
+{
+	array_destroy(&self->a);
+}
+
+static void assembled_by_sysfs(struct array *a)
+{
+	char value[32], file[64];
+	struct stat st;
+	int i;
+
+	write_md(a->name, "metadata_version", "external:test");
+	write_md(a->name, "level", "raid1");
+	write_md(a->name, "raid_disks", "2");
+	write_md(a->name, "component_size", "128");
+	for (i = 0; i < 2; i++) {
+		if (fstat(a->lo[i].fd, &st))
+			die("%s: %s", a->lo[i].name, strerror(errno));
+		snprintf(value, sizeof(value), "%d:%d", major(st.st_rdev),
+			 minor(st.st_rdev));
+		write_md(a->name, "new_dev", value);
+		snprintf(file, sizeof(file), "dev-%s/offset", a->lo[i].name);
+		write_md(a->name, file, "0");
+		snprintf(file, sizeof(file), "dev-%s/size", a->lo[i].name);
+		write_md(a->name, file, "128");
+		snprintf(value, sizeof(value), "%d", i);
+		snprintf(file, sizeof(file), "dev-%s/slot", a->lo[i].name);
+		write_md(a->name, file, value);
+	}
+	write_md(a->name, "resync_start", "none");
+}
+
+/* Has it scanned at each moment. One writes first, as soon as there is what to write to. */
+static pid_t start_scanner(const struct array *a, struct gate *ready, bool writes)
+{
+	char sector[SECTOR] = "";
+	pid_t pid = spawn();
+	int fd;
+
+	if (pid)
+		return pid;
+	fd = disk_open(a->name, 0, O_RDWR);
+	gate_pass(ready);
+	while (writes && pwrite(fd, sector, SECTOR, 0) != SECTOR)
+		;
+	do
+		ioctl(fd, BLKRRPART);
+	while (!writes);
+	pause();
+	_exit(0);
+}
+
+/* Starts the array, and keeps its metadata from then on. */
+static pid_t start_keeper(const struct array *a, struct start *start)
+{
+	pid_t pid = spawn();
+
+	if (pid)
+		return pid;
+	start->err = write_state(a, "active");
+	start->returned = true;
+	for (;;) {
+		write_state(a, "active");
+		usleep(1000);
+	}
+}
+
+TEST_F(external, r14_start_waits_for_no_write_that_waits_for_who_starts_it)
+{
+	struct array *a = &self->a;
+	volatile bool *returned = &self->start->returned;
+	pid_t keeper, scanner[SCANNERS];
+	struct gate ready;
+	struct uevent ev;
+	bool in_time;
+	int64_t end;
+	int round, i;
+
+	for (round = 0; round < ROUNDS; round++) {
+		assembled_by_sysfs(a);
+		array_begin(a);
+		gate_create(&ready);
+		for (i = 0; i < SCANNERS; i++)
+			scanner[i] = start_scanner(a, &ready, !i);
+		for (i = 0; i < SCANNERS; i++)
+			gate_wait(&ready);
+		*returned = false;
+		keeper = start_keeper(a, self->start);
+		end = now_ms() + limit_ms();
+		while (!*returned && now_ms() < end)
+			poll(NULL, 0, 1);
+		in_time = *returned;
+		if (!in_time) {
+			tell_where(keeper);
+			/* so that all of them can end */
+			write_state(a, "active");
+		}
+		for (i = 0; i < SCANNERS; i++)
+			end_child(scanner[i]);
+		if (in_time) {
+			EXPECT_EQ(0, self->start->err);
+			/* who kept the announcement back has ended */
+			monitor_next_number(&a->mon, &ev, a->before, NULL);
+			EXPECT_TRUE(ev.media_change);
+			EXPECT_EQ(a->before + 1, ev.diskseq);
+		}
+		end_child(keeper);
+		close(ready.fd[0]);
+		close(ready.fd[1]);
+		ASSERT_TRUE(in_time) TH_LOG("in round %d", round);
+		array_close(a);
+		stop_minor(a->minor);
+		wait_for_removal(a);
+		array_open_new(a);
+	}
+}
+
 FIXTURE(raced) {
 	struct array a;
 	struct shared {
