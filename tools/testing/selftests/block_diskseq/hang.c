@@ -4,6 +4,8 @@
  * that does not answer, or not before the call has returned that connects to it,
  * keeps neither that call nor the end of the connection waiting, whoever has the
  * disk open, reads it, has it scanned for partitions, or waits for its number.
+ * Nor does a loop device that waits for a server when it gets another medium keep
+ * that server waiting, if it has the device open and closes it.
  *
  * Each wait has a limit. Then a guard tells where in the kernel the test is, and
  * has the server go, which ends what waits for it.
@@ -11,7 +13,11 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <sys/utsname.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "../kselftest_harness.h"
@@ -340,6 +346,279 @@ TEST_F(server, r14_keeps_nobody_waiting_who_scans_it)
 	self->reader[0] = start(self, rescan_always);
 	self->reader[1] = start(self, open_and_read);
 	ASSERT_LT(1, rounds(self, variant, _metadata));
+}
+
+/*
+ * A loop device whose new medium has to wait for a server, which closes the device
+ * before it answers.
+ */
+FIXTURE(closing) {
+	struct nbd n;
+	struct loop lo;
+	struct monitor mon;
+	int disk;		/* that of the server */
+	int image;		/* a file of the same size */
+	int part;
+	pid_t reader;
+	int *ret;		/* of the one who reads, shared */
+	int *err;		/* of the one who changes the medium, shared */
+};
+
+FIXTURE_VARIANT(closing) {
+	/* before the server falls silent, and after that */
+	void (*attach)(FIXTURE_DATA(closing) *self);
+	void (*use)(FIXTURE_DATA(closing) *self);
+	int (*change)(FIXTURE_DATA(closing) *self);
+	bool writes;		/* what the server has to have in the end */
+};
+
+#define WRITTEN_AT		(2 * BLOCK)
+#define PART_AT			(WRITTEN_AT / SECTOR)
+
+/* Direct, or what it writes would wait in the other device's cache. */
+static void attach_server(FIXTURE_DATA(closing) *self)
+{
+	loop_attach(&self->lo, self->disk, LO_FLAGS_DIRECT_IO);
+}
+
+static void attach_server_with_part(FIXTURE_DATA(closing) *self)
+{
+	loop_attach(&self->lo, self->disk, LO_FLAGS_DIRECT_IO | LO_FLAGS_PARTSCAN);
+	if (blkpg_add(self->lo.fd, 1, PART_AT, BLOCK / SECTOR))
+		die("%s: BLKPG: %s", self->lo.name, strerror(errno));
+	self->part = loop_open_part(&self->lo, 1, O_RDWR);
+}
+
+static void attach_server_ro(FIXTURE_DATA(closing) *self)
+{
+	loop_attach(&self->lo, self->disk, LO_FLAGS_DIRECT_IO | LO_FLAGS_READ_ONLY);
+}
+
+static void attach_file_ro(FIXTURE_DATA(closing) *self)
+{
+	loop_attach(&self->lo, self->image, LO_FLAGS_READ_ONLY);
+}
+
+static void write_block(int fd, off_t offset)
+{
+	char buf[BLOCK];
+
+	memset(buf, 'w', BLOCK);
+	if (pwrite(fd, buf, BLOCK, offset) != BLOCK)
+		die("write: %s", strerror(errno));
+}
+
+static void write_to_loop(FIXTURE_DATA(closing) *self)
+{
+	write_block(self->lo.fd, WRITTEN_AT);
+}
+
+static void write_to_part(FIXTURE_DATA(closing) *self)
+{
+	write_block(self->part, 0);
+}
+
+static void write_to_disk(FIXTURE_DATA(closing) *self)
+{
+	write_block(self->disk, WRITTEN_AT);
+}
+
+/* Has it been seen in this system call, time and again? It may have ended. */
+static bool waits_in(pid_t pid, long syscall)
+{
+	int64_t end = now_ms() + limit_ms();
+	char path[64], line[256];
+	siginfo_t info;
+	int seen = 0;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/%d/syscall", pid);
+	while (seen < 20 && now_ms() < end) {
+		info.si_pid = 0;
+		if (!waitid(P_PID, pid, &info, WEXITED | WNOHANG | WNOWAIT) &&
+		    info.si_pid)
+			return false;
+		file = fopen(path, "re");
+		if (!file)
+			die("%s: %s", path, strerror(errno));
+		if (fgets(line, sizeof(line), file) && line[0] != 'r' &&
+		    atol(line) == syscall)
+			seen++;
+		else
+			seen = 0;
+		fclose(file);
+		poll(NULL, 0, 1);
+	}
+	return seen == 20;
+}
+
+static void read_block(FIXTURE_DATA(closing) *self)
+{
+	char buf[BLOCK];
+
+	self->reader = spawn();
+	if (!self->reader) {
+		*self->ret = pread(self->lo.fd, buf, BLOCK, IMAGE_BYTES - BLOCK);
+		_exit(0);
+	}
+	if (!waits_in(self->reader, SYS_pread64))
+		die("%s: does not wait for its server", self->lo.name);
+}
+
+static int change_offset(FIXTURE_DATA(closing) *self)
+{
+	struct loop_info64 info;
+	int err;
+
+	loop_get_status(&self->lo, &info);
+	info.lo_offset += BLOCK;
+	do
+		err = ioctl(self->lo.fd, LOOP_SET_STATUS64, &info) ? errno : 0;
+	while (err == EAGAIN);
+	return err;
+}
+
+static int change_to_file(FIXTURE_DATA(closing) *self)
+{
+	return ioctl(self->lo.fd, LOOP_CHANGE_FD, self->image) ? errno : 0;
+}
+
+static int change_to_server(FIXTURE_DATA(closing) *self)
+{
+	return ioctl(self->lo.fd, LOOP_CHANGE_FD, self->disk) ? errno : 0;
+}
+
+FIXTURE_VARIANT_ADD(closing, offset_after_a_write) {
+	.attach = attach_server,
+	.use = write_to_loop,
+	.change = change_offset,
+	.writes = true,
+};
+
+FIXTURE_VARIANT_ADD(closing, offset_after_a_write_to_a_partition) {
+	.attach = attach_server_with_part,
+	.use = write_to_part,
+	.change = change_offset,
+	.writes = true,
+};
+
+FIXTURE_VARIANT_ADD(closing, offset_during_a_read) {
+	.attach = attach_server,
+	.use = read_block,
+	.change = change_offset,
+};
+
+FIXTURE_VARIANT_ADD(closing, change_fd_during_a_read) {
+	.attach = attach_server_ro,
+	.use = read_block,
+	.change = change_to_file,
+};
+
+FIXTURE_VARIANT_ADD(closing, change_fd_after_a_write) {
+	.attach = attach_file_ro,
+	.use = write_to_disk,
+	.change = change_to_server,
+	.writes = true,
+};
+
+/*
+ * Before 5.18, and so without the series, too, each close takes the mutex under which
+ * the medium changes.
+ */
+static bool close_needs_mutex(void)
+{
+	struct utsname name;
+	int major, minor;
+
+	return !uname(&name) &&
+	       sscanf(name.release, "%d.%d", &major, &minor) == 2 &&
+	       (major < 5 || (major == 5 && minor < 18));
+}
+
+FIXTURE_SETUP(closing)
+{
+	const char *missing = nbd_missing();
+
+	if (missing)
+		SKIP_SETUP("%s", missing);
+	if (close_needs_mutex())
+		SKIP_SETUP("to close a loop device takes its mutex: until 5.18");
+	self->part = -1;
+	self->ret = shared_memory(sizeof(*self->ret));
+	self->err = shared_memory(sizeof(*self->err));
+	self->image = image_create('c', 1);
+	loop_create(&self->lo);
+	nbd_create(&self->n, MAX_INDEX);
+	/* the server begins with what the test has open, which is this alone */
+	self->n.held = loop_open(&self->lo, O_RDONLY);
+	loop_close(&self->lo);
+	by_netlink(&self->n);
+	loop_reopen(&self->lo);
+	close(self->n.held);
+	self->n.held = -1;
+	self->disk = disk_open(self->n.name, 0, O_RDWR);
+	variant->attach(self);
+	monitor_open(&self->mon, self->lo.name);
+}
+
+FIXTURE_TEARDOWN(closing)
+{
+	self->n.orders->leave = 1;
+	if (self->part >= 0)
+		close(self->part);
+	/* it may have the loop device open still */
+	end_server(&self->n, 0);
+	loop_destroy(&self->lo);
+	close(self->disk);
+	close(self->image);
+	monitor_close(&self->mon);
+	nbd_destroy(&self->n);
+}
+
+static bool server_has(const struct nbd *n)
+{
+	char buf[BLOCK], want[BLOCK];
+
+	memset(want, 'w', BLOCK);
+	return pread(n->image[0], buf, BLOCK, WRITTEN_AT) == BLOCK &&
+	       !memcmp(buf, want, BLOCK);
+}
+
+TEST_F(closing, r14_gets_its_new_medium)
+{
+	struct orders *orders = self->n.orders;
+	uint64_t before = next_number();
+	bool ended;
+	pid_t pid;
+
+	__atomic_store_n(&orders->silent, 1, __ATOMIC_SEQ_CST);
+	variant->use(self);
+	monitor_drop(&self->mon);
+	pid = spawn();
+	if (!pid) {
+		*self->err = variant->change(self);
+		_exit(0);
+	}
+	EXPECT_TRUE(waits_in(pid, SYS_ioctl));
+	__atomic_store_n(&orders->close, 1, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&orders->silent, 0, __ATOMIC_SEQ_CST);
+
+	ended = ends(pid);
+	EXPECT_TRUE(ended);
+	if (!ended) {
+		/* its I/O fails then, so that it and the server go on */
+		tell_where(self->n.server[0]);
+		disconnect_index(self->n.index);
+		ASSERT_TRUE(ends(pid));
+	}
+	EXPECT_EQ(0, *self->err);
+	if (self->reader) {
+		EXPECT_TRUE(ends(self->reader));
+		EXPECT_EQ(BLOCK, *self->ret);
+	}
+	EXPECT_EQ(before + 1, diskseq_sysfs(self->lo.name));
+	EXPECT_STREQ("change disk +1 media", events(&self->mon, before));
+	EXPECT_EQ(variant->writes, server_has(&self->n));
 }
 
 TEST_HARNESS_MAIN

@@ -160,9 +160,21 @@ static int order(const int *which)
 	return __atomic_load_n(which, __ATOMIC_SEQ_CST);
 }
 
-static void serve(int sock, int image, const struct orders *orders)
+/* Returns false if the server is to go. */
+static bool may_speak(const struct orders *orders)
+{
+	while (order(&orders->silent)) {
+		if (order(&orders->leave))
+			return false;
+		poll(NULL, 0, 1);
+	}
+	return true;
+}
+
+static void serve(struct nbd *n, int sock, int image)
 {
 	struct nbd_reply reply = { .magic = htobe32(NBD_REPLY_MAGIC) };
+	const struct orders *orders = n->orders;
 	static char data[1 << 20];
 	struct nbd_request request;
 	uint32_t len, type;
@@ -170,12 +182,11 @@ static void serve(int sock, int image, const struct orders *orders)
 	int answers = 0;
 
 	for (;;) {
-		while (order(&orders->silent)) {
-			if (order(&orders->leave))
-				return;
-			poll(NULL, 0, 1);
-		}
-		if (!all(read, sock, &request, sizeof(request)))
+		if (!may_speak(orders) ||
+		    !all(read, sock, &request, sizeof(request)))
+			return;
+		/* it may have waited for this one since before it was told */
+		if (!may_speak(orders))
 			return;
 		if (request.magic != htobe32(NBD_REQUEST_MAGIC))
 			die("nbd server: not a request");
@@ -191,6 +202,10 @@ static void serve(int sock, int image, const struct orders *orders)
 		if (order(&orders->die_after) && answers++ == orders->die_after)
 			return;
 		poll(NULL, 0, order(&orders->delay_ms));
+		if (n->held >= 0 && order(&orders->close)) {
+			close(n->held);
+			n->held = -1;
+		}
 		if (type == NBD_CMD_WRITE &&
 		    (!all(read, sock, data, len) ||
 		     pwrite(image, data, len, from) != (ssize_t)len))
@@ -220,7 +235,7 @@ int start_server(struct nbd *n, int which, int image)
 		close(ends[1]);
 		/* nothing that would keep the device, or a socket, in use */
 		close(n->fd);
-		serve(ends[0], image, n->orders);
+		serve(n, ends[0], image);
 		_exit(0);
 	}
 	close(ends[0]);
@@ -309,6 +324,7 @@ void nbd_create(struct nbd *n, int below)
 	snprintf(n->name, sizeof(n->name), "nbd%d", n->index);
 	n->fd = -1;
 	n->part = -1;
+	n->held = -1;
 	n->image[0] = image_create('a', 2);
 	n->image[1] = image_create('b', 2);
 	n->sysfs = diskseq_open_sysfs(n->name);

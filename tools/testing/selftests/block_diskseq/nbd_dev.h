@@ -31,6 +31,7 @@ struct orders {
 	int silent;		/* as long as it is set: takes no request */
 	int leave;		/* even if it is silent */
 	int delay_ms;		/* before each answer */
+	int close;		/* first what the server alone has open */
 };
 
 struct nbd {
@@ -47,6 +48,7 @@ struct nbd {
 	uint64_t *returned;	/* number when NBD_DO_IT returned, shared */
 	int fd;			/* the disk, if the test has it open */
 	int part;		/* a partition that is in use */
+	int held;		/* what a server gets to close, see orders */
 };
 
 /* Generic netlink */
