@@ -38,12 +38,12 @@ test: $(LOG)/plain.results
 else
 # Two lanes, since guests wait more than they compute, and what computes lets them go first:
 #
-#   guests    plain --> kselftest --> skips --> story --> clients ---> sanitizer
+#   guests    plain --> kselftest --> skips --> story --> clients --> live --> sanitizer
 #   builds    the sanitizer kernel --> check --> bisect --> the other bases
 #
 # Each step waits for the one to its left, and the last guest for the sanitizer kernel. A base
 # without patches has nothing to check or bisect; one whose Debian kernel has a number, no skips.
-STEPS := plain kselftest $(if $(filter none,$(PREBUILT_NUMBER)),skips) story $(if $(SERIES_PATCHES),clients sanitizer check bisect) \
+STEPS := plain kselftest $(if $(filter none,$(PREBUILT_NUMBER)),skips) story $(if $(SERIES_PATCHES),clients live sanitizer check bisect) \
 	$(if $(OTHERS),others)
 RESULTS := $(STEPS:%=$(LOG)/%.results)
 test: $(KERNEL)/bzImage $(SERIES)/tests.img build/vm/story.img build/prebuilt/$(PREBUILT_SUITE)/version \
@@ -72,7 +72,7 @@ $(LOG)/skips.results: build/prebuilt/$(PREBUILT_SUITE)/version $(SERIES)/tests.i
 $(LOG)/story.results: build/vm/story.img build/prebuilt/$(PREBUILT_SUITE)/version $(SERIES)/bzImage \
 		$(call after,kselftest skips)
 	@scripts/guest/check-story $@ $(STORY)
-$(LOG)/sanitizer.results: $(SANITIZED)/bzImage $(SERIES)/tests.img $(call after,clients)
+$(LOG)/sanitizer.results: $(SANITIZED)/bzImage $(SERIES)/tests.img $(call after,live)
 	@LOCKDEP=y scripts/guest/run-selftests name='tests on $(SANITIZED)' kernel=$< out=$(basename $@) seconds=2400 \
 		list=$(SERIES)/sanitizer.list initrds=$(SERIES)/tests.img DISKSEQ_STORM=$$(($(STORM) / 10))
 $(LOG)/check.results: FORCE $(SERIES)/tree.id | packages-test $(if $(SIDE_BY_SIDE),$(SANITIZED)/bzImage)
@@ -153,13 +153,18 @@ compare: $(SERIES)/bzImage $(SERIES)/tests.img $(patsubst %,build/prebuilt/%/ver
 .PHONY: clients
 # systemd comes last, since it removes the loop devices that it has used.
 CLIENTS_TESTS := $(addprefix /clients/,util-linux udev example drivers zram systemd)
-clients: $(LOG)/clients.results
-	@scripts/results/summary 'make clients' $(START) $(SERIES)/results $<
+clients: $(LOG)/clients.results $(LOG)/live.results
+	@scripts/results/summary 'make clients' $(START) $(SERIES)/results $^
 $(LOG)/clients.results: $(SERIES)/bzImage build/vm/clients.squashfs build/vm/clients.img \
 		$(if $(SIDE_BY_SIDE),$(call after,story),FORCE)
 	@scripts/guest/run-clients name='programs on $(SERIES)' kernel=$< out=$(basename $@) seconds=1800 \
 		disk=build/vm/clients.squashfs initrd=build/vm/clients.img programs='$(CLIENTS_TESTS)' \
 		$(RESCAN:%=DISKSEQ_RESCAN=%)
+# In a guest of its own, whose disk it takes away.
+$(LOG)/live.results: $(SERIES)/bzImage build/vm/clients.squashfs build/vm/clients.img \
+		$(if $(SIDE_BY_SIDE),$(call after,clients),FORCE)
+	@scripts/guest/run-clients name='a live system on $(SERIES)' kernel=$< out=$(basename $@) seconds=900 \
+		disk=build/vm/clients.squashfs initrd=build/vm/clients.img programs=/clients/live DISKSEQ_LIVE=y
 
 ##@ measure     what the number costs and saves with udev: base and series side by side
 .PHONY: measure
