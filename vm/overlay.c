@@ -54,7 +54,8 @@ int main(int argc, char **argv)
 
 	mount_at("devtmpfs", "/dev", "devtmpfs", 0, NULL);
 	/* what the kernel does not know it leaves in the environment */
-	mount_at(getenv("DISKSEQ_LIVE") ? attach_loop() : DISK, IMAGE, "squashfs", MS_RDONLY, NULL);
+	mount_at(getenv("DISKSEQ_LIVE") ? attach_loop() : DISK, IMAGE,
+		 "squashfs", MS_RDONLY, NULL);
 	mount_at("tmpfs", WRITTEN, "tmpfs", 0, "mode=755");
 	mkdir(WRITTEN "/upper", 0755);
 	mkdir(WRITTEN "/work", 0755);
