@@ -13,6 +13,7 @@ LINUX ?=
 CONFIG ?=
 ACCEL ?= tcg
 STORM ?= 2000
+SUITE ?= trixie
 FORCE ?=
 export ACCEL FORCE
 # depmod and others are where Debian has only root look.
@@ -47,7 +48,7 @@ STEPS := plain kselftest $(if $(filter none,$(PREBUILT_NUMBER)),skips) story $(i
 	$(if $(OTHERS),others)
 RESULTS := $(STEPS:%=$(LOG)/%.results)
 test: $(KERNEL)/bzImage $(SERIES)/tests.img build/vm/story.img build/prebuilt/$(PREBUILT_SUITE)/version \
-		$(if $(SERIES_PATCHES),build/vm/clients.squashfs build/vm/clients.img) | packages-test
+		$(if $(SERIES_PATCHES),$(ROOTFS) build/vm/clients.img) | packages-test
 	@rm -f $(RESULTS)
 	@EVERY=30 $(MAKE) -j2 SIDE_BY_SIDE=y NICE=nice $(RESULTS)
 	@scripts/results/summary 'make test' $(START) $(SERIES)/results $(RESULTS)
@@ -149,27 +150,27 @@ compare: $(SERIES)/bzImage $(SERIES)/tests.img $(patsubst %,build/prebuilt/%/ver
 	@STORM=$$(($(STORM) / 10)) scripts/guest/compare-kernels start=$(START) dir=$(SERIES) \
 		bases='$(BASE) $(OTHER_BASES)' suites='$(COMPARE)'
 
-##@ clients     unmodified systemd, udev, util-linux, mdadm and nbd; RESCAN=y: udev rescans
+##@ clients     unmodified systemd, udev, util-linux and more, of SUITE=trixie|sid; RESCAN=y: udev rescans
 .PHONY: clients
 # systemd comes last, since it removes the loop devices that it has used.
 CLIENTS_TESTS := $(addprefix /clients/,util-linux udev example drivers zram systemd)
 clients: $(LOG)/clients.results $(LOG)/live.results
 	@scripts/results/summary 'make clients' $(START) $(SERIES)/results $^
-$(LOG)/clients.results: $(SERIES)/bzImage build/vm/clients.squashfs build/vm/clients.img \
+$(LOG)/clients.results: $(SERIES)/bzImage $(ROOTFS) build/vm/clients.img \
 		$(if $(SIDE_BY_SIDE),$(call after,story),FORCE)
-	@scripts/guest/run-clients name='programs on $(SERIES)' kernel=$< out=$(basename $@) seconds=1800 \
-		disk=build/vm/clients.squashfs initrd=build/vm/clients.img programs='$(CLIENTS_TESTS)' \
+	@scripts/guest/run-clients name='programs of $(SUITE) on $(SERIES)' kernel=$< out=$(basename $@) seconds=1800 \
+		disk=$(ROOTFS) initrd=build/vm/clients.img programs='$(CLIENTS_TESTS)' \
 		$(RESCAN:%=DISKSEQ_RESCAN=%)
 # In a guest of its own, whose disk it takes away.
-$(LOG)/live.results: $(SERIES)/bzImage build/vm/clients.squashfs build/vm/clients.img \
+$(LOG)/live.results: $(SERIES)/bzImage $(ROOTFS) build/vm/clients.img \
 		$(if $(SIDE_BY_SIDE),$(call after,clients),FORCE)
 	@scripts/guest/run-clients name='a live system on $(SERIES)' kernel=$< out=$(basename $@) seconds=900 \
-		disk=build/vm/clients.squashfs initrd=build/vm/clients.img programs=/clients/live DISKSEQ_LIVE=y
+		disk=$(ROOTFS) initrd=build/vm/clients.img programs=/clients/live DISKSEQ_LIVE=y
 
 ##@ measure     what the number costs and saves with udev: base and series side by side
 .PHONY: measure
-measure: $(PRISTINE)/bzImage $(SERIES)/bzImage build/vm/clients.squashfs build/vm/clients.img
-	@scripts/guest/measure $(START) build/vm/clients.squashfs build/vm/clients.img $(LOG) $(filter %/bzImage,$^)
+measure: $(PRISTINE)/bzImage $(SERIES)/bzImage $(ROOTFS) build/vm/clients.img
+	@scripts/guest/measure $(START) $(ROOTFS) build/vm/clients.img $(LOG) $(filter %/bzImage,$^)
 
 ##@ bisect      builds and boots the kernel after each patch, with all tests that pass by then
 .PHONY: bisect

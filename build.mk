@@ -21,6 +21,9 @@ endif
 ifeq ($(shell expr 'x$(STORM)' : 'x[1-9][0-9][0-9][0-9]*$$'),0)
 $(error STORM=$(STORM): give a number of attaches, 100 or more)
 endif
+ifeq ($(filter trixie sid,$(SUITE)),)
+$(error SUITE=$(SUITE) is not known; use trixie or sid)
+endif
 ifneq ($(CONFIG),$(wildcard $(CONFIG)))
 $(error CONFIG=$(CONFIG): no such file)
 endif
@@ -57,6 +60,8 @@ PATCHES := patches/$(BASE)
 SERIES_PATCHES := $(shell sed 's/[[:space:]]*\#.*//' $(PATCHES)/series)
 LOG := $(SERIES)$(MACHINE)/log
 START := $(shell date +%s)
+# The root file system of the guests with systemd: Debian's suite that the caller means
+ROOTFS := build/vm/clients-$(SUITE).squashfs
 # Debian's suites with the kernels that compare is about, the oldest first
 COMPARE := bookworm trixie sid trixie-backports
 
@@ -139,8 +144,8 @@ build/vm/story.img: build/vm/init build/vm/story scripts/guest/pack-initrd
 	@scripts/guest/pack-initrd $@.root $@
 build/vm/shell.img: build/vm/init scripts/guest/pack-shell scripts/guest/pack-initrd | packages-shell
 	@scripts/guest/pack-shell $< $@
-build/vm/clients.squashfs: FORCE | packages-clients
-	@scripts/fetch/clients-rootfs $@
+build/vm/clients-%.squashfs: FORCE | packages-clients
+	@scripts/fetch/clients-rootfs $* $@
 build/vm/overlay: vm/overlay.c | packages
 	@mkdir -p $(@D)
 	@$(STATIC) -o $@ $<
