@@ -158,7 +158,7 @@ clients: $(LOG)/clients.results $(LOG)/live.results
 	@scripts/results/summary 'make clients' $(START) $(SERIES)/results $^
 $(LOG)/clients.results: $(SERIES)/bzImage $(ROOTFS) build/vm/clients.img \
 		$(if $(SIDE_BY_SIDE),$(call after,story),FORCE)
-	@scripts/guest/run-clients name='programs of $(SUITE) on $(SERIES)' kernel=$< out=$(basename $@) seconds=1800 \
+	@scripts/guest/run-clients name='programs of $(SUITE) on $(SERIES)' kernel=$< out=$(basename $@) seconds=2400 \
 		disk=$(ROOTFS) initrd=build/vm/clients.img programs='$(CLIENTS_TESTS)' \
 		$(RESCAN:%=DISKSEQ_RESCAN=%)
 # In a guest of its own, whose disk it takes away.
