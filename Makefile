@@ -32,7 +32,7 @@ run: $(SERIES)/bzImage build/vm/story.img build/prebuilt/$(PREBUILT_SUITE)/versi
 ifdef TEST
 # One program, or those of its tests that match a pattern.
 test: $(KERNEL)/$(IMAGE) $(SERIES)$(MACHINE)/tests.img
-	@scripts/guest/run-selftest test='$(TEST)' kernel=$< dir=$(SERIES)$(MACHINE) DISKSEQ_STORM=$(STORM) $(LIMIT)
+	@scripts/guest/run-selftest test='$(TEST)' kernel=$< dir=$(SERIES)$(MACHINE) $(KNOWN) DISKSEQ_STORM=$(STORM) $(LIMIT)
 else ifneq ($(MACHINE)$(SANITIZE)$(STOCK),)
 test: $(LOG)/plain.results
 	@scripts/results/summary 'make test' $(START) $(SERIES)$(MACHINE)/results $<
@@ -75,7 +75,7 @@ $(LOG)/story.results: build/vm/story.img build/prebuilt/$(PREBUILT_SUITE)/versio
 	@scripts/guest/check-story $@ $(STORY)
 $(LOG)/sanitizer.results: $(SANITIZED)/bzImage $(SERIES)/tests.img $(call after,live)
 	@LOCKDEP=y scripts/guest/run-selftests name='tests on $(SANITIZED)' kernel=$< out=$(basename $@) seconds=2400 \
-		list=$(SERIES)/sanitizer.list initrds=$(SERIES)/tests.img DISKSEQ_STORM=$$(($(STORM) / 10))
+		list=$(SERIES)/sanitizer.list initrds=$(SERIES)/tests.img $(KNOWN) DISKSEQ_STORM=$$(($(STORM) / 10))
 $(LOG)/check.results: FORCE $(SERIES)/tree.id | packages-test $(if $(SIDE_BY_SIDE),$(SANITIZED)/bzImage)
 	@$(NICE) scripts/check/series $(BASE) $@
 # Here with the tests that are the patch's own.

@@ -180,11 +180,19 @@ void loop_create(struct loop *lo)
 	loop_reopen(lo);
 }
 
-/* Detach, if it is attached, and remove. */
-void loop_destroy(struct loop *lo)
+static void disown(struct loop *lo)
 {
 	int i;
 
+	for (i = 0; i < nr_owned; i++)
+		if (owned[i] == lo->index)
+			owned[i--] = owned[--nr_owned];
+	lo->name[0] = '\0';
+}
+
+/* Detach, if it is attached, and remove. */
+void loop_destroy(struct loop *lo)
+{
 	if (!lo->name[0])
 		return;
 	if (lo->fd < 0)
@@ -193,10 +201,14 @@ void loop_destroy(struct loop *lo)
 		die("%s: LOOP_CLR_FD: %s", lo->name, strerror(errno));
 	loop_close(lo);
 	remove_index(lo->index);
-	for (i = 0; i < nr_owned; i++)
-		if (owned[i] == lo->index)
-			owned[i--] = owned[--nr_owned];
-	lo->name[0] = '\0';
+	disown(lo);
+}
+
+/* To whoever keeps it, and does not let it be removed. */
+void loop_leave(struct loop *lo)
+{
+	loop_close(lo);
+	disown(lo);
 }
 
 /* The device again, after loop_close(). */

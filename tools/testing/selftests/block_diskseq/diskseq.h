@@ -102,6 +102,7 @@ const char *diskseq_missing(void);
 void clean_up_by(void (*fn)(void));
 void loop_create(struct loop *lo);
 void loop_destroy(struct loop *lo);
+void loop_leave(struct loop *lo);
 void loop_reopen(struct loop *lo);
 void loop_close(struct loop *lo);
 int loop_open(const struct loop *lo, int flags);
