@@ -100,7 +100,7 @@ packages-static:
 # leaves the target's time alone if not.
 .PHONY: FORCE
 $(SERIES)/origin: FORCE | packages
-	@scripts/tree/record-origin $@ "$(LINUX)" $(DEB_PACKAGE) $(DEB_VERSION)
+	@scripts/tree/record-origin $(BASE) $@ "$(LINUX)" $(DEB_PACKAGE) $(DEB_VERSION)
 $(SERIES)/source.deb: bases/$(BASE).mk | packages
 	@mkdir -p $(@D)
 	@scripts/fetch/source-package $@
