@@ -1346,17 +1346,21 @@ static pid_t start_keeper(const struct array *a, struct start *start)
 	if (pid)
 		return pid;
 	start->err = write_state(a, "active");
-	start->returned = true;
+	__atomic_store_n(&start->returned, true, __ATOMIC_RELEASE);
 	for (;;) {
 		write_state(a, "active");
 		usleep(1000);
 	}
 }
 
+static bool returned(const struct start *start)
+{
+	return __atomic_load_n(&start->returned, __ATOMIC_ACQUIRE);
+}
+
 TEST_F(external, r14_start_waits_for_no_write_that_waits_for_who_starts_it)
 {
 	struct array *a = &self->a;
-	volatile bool *returned = &self->start->returned;
 	pid_t keeper, scanner[SCANNERS];
 	struct gate ready;
 	struct uevent ev;
@@ -1372,12 +1376,12 @@ TEST_F(external, r14_start_waits_for_no_write_that_waits_for_who_starts_it)
 			scanner[i] = start_scanner(a, &ready, !i);
 		for (i = 0; i < SCANNERS; i++)
 			gate_wait(&ready);
-		*returned = false;
+		self->start->returned = false;
 		keeper = start_keeper(a, self->start);
 		end = now_ms() + limit_ms();
-		while (!*returned && now_ms() < end)
+		while (!returned(self->start) && now_ms() < end)
 			poll(NULL, 0, 1);
-		in_time = *returned;
+		in_time = returned(self->start);
 		if (!in_time) {
 			tell_where(keeper);
 			/* so that all of them can end */
