@@ -8,7 +8,7 @@ ARCH ?= x86_64
 STOCK ?=
 SANITIZE ?=
 TEST ?=
-OTHERS ?=
+OTHERS ?= $(if $(LINUX),,$(OTHER_BASES))
 LINUX ?=
 CONFIG ?=
 ACCEL ?= tcg
@@ -26,7 +26,7 @@ include build.mk
 run: $(SERIES)/bzImage build/vm/story.img build/prebuilt/$(PREBUILT_SUITE)/version
 	@scripts/guest/play-story $(STORY)
 
-##@ test        everything that proves the series; OTHERS=VERSION: and the selftests on that base
+##@ test        everything that proves the series, and the selftests on other bases (OTHERS=: not)
 ##@ test-all    everything on each base
 .PHONY: test test-all
 ifdef TEST
@@ -39,11 +39,11 @@ test: $(LOG)/plain.results
 else
 # Two lanes, since guests wait more than they compute, and what computes lets them go first:
 #
-#   guests    plain --> kselftest --> skips --> story --> clients --> live --> sanitizer
-#   builds    the sanitizer kernel --> check --> bisect --> the other bases
+#   guests    plain --> kselftest --> skips --> story --> clients --> live --> the other bases
+#   builds    the sanitizer kernel --> check --> bisect --> the tests on it
 #
-# Each step waits for the one to its left, and the last guest for the sanitizer kernel. A base
-# without patches has nothing to check or bisect; one whose Debian kernel has a number, no skips.
+# Each step waits for the one to its left. A base without patches has nothing to check or bisect;
+# one whose Debian kernel has a number, no skips.
 STEPS := plain kselftest $(if $(filter none,$(PREBUILT_NUMBER)),skips) story $(if $(SERIES_PATCHES),clients live sanitizer check bisect) \
 	$(if $(OTHERS),others)
 RESULTS := $(STEPS:%=$(LOG)/%.results)
@@ -73,7 +73,7 @@ $(LOG)/skips.results: build/prebuilt/$(PREBUILT_SUITE)/version $(SERIES)/tests.i
 $(LOG)/story.results: build/vm/story.img build/prebuilt/$(PREBUILT_SUITE)/version $(SERIES)/bzImage \
 		$(call after,kselftest skips)
 	@scripts/guest/check-story $@ $(STORY)
-$(LOG)/sanitizer.results: $(SANITIZED)/bzImage $(SERIES)/tests.img $(call after,live)
+$(LOG)/sanitizer.results: $(SANITIZED)/bzImage $(SERIES)/tests.img $(call after,bisect)
 	@LOCKDEP=y scripts/guest/run-selftests name='tests on $(SANITIZED)' kernel=$< out=$(basename $@) seconds=2400 \
 		list=$(SERIES)/sanitizer.list initrds=$(SERIES)/tests.img $(KNOWN) DISKSEQ_STORM=$$(($(STORM) / 10))
 $(LOG)/check.results: FORCE $(SERIES)/tree.id | packages-test $(if $(SIDE_BY_SIDE),$(SANITIZED)/bzImage)
@@ -81,7 +81,7 @@ $(LOG)/check.results: FORCE $(SERIES)/tree.id | packages-test $(if $(SIDE_BY_SID
 # Here with the tests that are the patch's own.
 $(LOG)/bisect.results: FORCE $(SERIES)/tree.id $(SERIES)/tests.img $(call after,check)
 	@$(NICE) $(BISECT) which=own out=$@ $(WITH_CLIENTS)
-$(LOG)/others.results: FORCE $(call after,bisect)
+$(LOG)/others.results: FORCE $(call after,story live)
 	@rm -f $@.tmp
 	@for base in $(OTHERS); do \
 		$(NICE) $(MAKE) SIDE_BY_SIDE= BASE=$$base LIST=sanitizer STORM=500 build/$$base/log/plain.results && \
@@ -152,8 +152,9 @@ compare: $(SERIES)/bzImage $(SERIES)/tests.img $(patsubst %,build/prebuilt/%/ver
 
 ##@ clients     unmodified systemd, udev, util-linux and more, of SUITE=trixie|sid; RESCAN=y: udev rescans
 .PHONY: clients
-# systemd comes last, since it removes the loop devices that it has used.
-CLIENTS_TESTS := $(addprefix /clients/,util-linux udev example drivers lvm md zram udisks systemd)
+# systemd comes last, since it removes the loop devices that it has used; zram early, since udev takes
+# longer for each event when there was an array or a volume.
+CLIENTS_TESTS := $(addprefix /clients/,util-linux udev example drivers zram lvm md udisks systemd)
 clients: $(LOG)/clients.results $(LOG)/live.results
 	@scripts/results/summary 'make clients' $(START) $(SERIES)/results $^
 $(LOG)/clients.results: $(SERIES)/bzImage $(ROOTFS) build/vm/clients.img \
