@@ -152,9 +152,8 @@ compare: $(SERIES)/bzImage $(SERIES)/tests.img $(patsubst %,build/prebuilt/%/ver
 
 ##@ clients     unmodified systemd, udev, util-linux and more, of SUITE=trixie|sid; RESCAN=y: udev rescans
 .PHONY: clients
-# systemd comes last, since it removes the loop devices that it has used; zram early, since udev takes
-# longer for each event when there was an array or a volume.
-CLIENTS_TESTS := $(addprefix /clients/,util-linux udev example drivers zram lvm md udisks systemd)
+# systemd comes last, since it removes the loop devices that it has used.
+CLIENTS_TESTS := $(addprefix /clients/,util-linux udev example drivers lvm md zram udisks systemd)
 clients: $(LOG)/clients.results $(LOG)/live.results
 	@scripts/results/summary 'make clients' $(START) $(SERIES)/results $^
 $(LOG)/clients.results: $(SERIES)/bzImage $(ROOTFS) build/vm/clients.img \
