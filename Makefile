@@ -84,7 +84,7 @@ $(LOG)/bisect.results: FORCE $(SERIES)/tree.id $(SERIES)/tests.img $(call after,
 $(LOG)/others.results: FORCE $(call after,story live)
 	@rm -f $@.tmp
 	@for base in $(OTHERS); do \
-		$(NICE) $(MAKE) SIDE_BY_SIDE= BASE=$$base LIST=sanitizer STORM=500 build/$$base/log/plain.results && \
+		$(MAKE) SIDE_BY_SIDE= NICE= BASE=$$base LIST=sanitizer STORM=500 build/$$base/log/plain.results && \
 		cat build/$$base/log/plain.results >>$@.tmp || exit; done
 	@mv $@.tmp $@
 
