@@ -36,12 +36,13 @@ static void mount_at(const char *source, const char *dir, const char *type,
 /* A loop device that has the disk, and can only be read as that. */
 static const char *attach_loop(void)
 {
-	int disk = open(DISK, O_RDONLY), index, loop;
+	int disk = open(DISK, O_RDONLY | O_CLOEXEC), index, loop;
 	static char path[32];
 
-	index = ioctl(open("/dev/loop-control", O_RDWR), LOOP_CTL_GET_FREE);
+	index = ioctl(open("/dev/loop-control", O_RDWR | O_CLOEXEC),
+		      LOOP_CTL_GET_FREE);
 	snprintf(path, sizeof(path), "/dev/loop%d", index);
-	loop = open(path, O_RDONLY);
+	loop = open(path, O_RDONLY | O_CLOEXEC);
 	if (disk < 0 || loop < 0 || ioctl(loop, LOOP_SET_FD, disk))
 		err(1, "cannot attach %s to %s", DISK, path);
 	return path;

@@ -204,6 +204,15 @@ static void wait_for_removal(const struct array *a)
 	}
 }
 
+static void forget(struct array *a, void (*give_up)(struct loop *lo))
+{
+	monitor_close(&a->mon);
+	give_up(&a->lo[0]);
+	give_up(&a->lo[1]);
+	close(a->image);
+	a->name[0] = '\0';
+}
+
 static void array_destroy(struct array *a)
 {
 	if (!a->name[0])
@@ -214,11 +223,7 @@ static void array_destroy(struct array *a)
 	array_close(a);
 	stop_minor(a->minor);
 	wait_for_removal(a);
-	monitor_close(&a->mon);
-	loop_destroy(&a->lo[0]);
-	loop_destroy(&a->lo[1]);
-	close(a->image);
-	a->name[0] = '\0';
+	forget(a, loop_destroy);
 }
 
 /*
@@ -227,19 +232,20 @@ static void array_destroy(struct array *a)
  */
 static bool array_left(struct array *a)
 {
-	int fd = open_minor(a->minor);
+	int fd;
 
+	if (stop(a->fd) != EBUSY)
+		return false;
+	fd = open_minor(a->minor);
 	if (fd >= 0) {
 		close(fd);
 		return false;
 	}
+	if (errno != ENODEV)
+		die("%s: %s", a->name, strerror(errno));
 	owned = -1;
 	array_close(a);
-	monitor_close(&a->mon);
-	loop_leave(&a->lo[0]);
-	loop_leave(&a->lo[1]);
-	close(a->image);
-	a->name[0] = '\0';
+	forget(a, loop_leave);
 	return true;
 }
 
@@ -1254,7 +1260,6 @@ TEST_F(partitions, r12_stay_at_a_refused_stop)
 	EXPECT_EQ(self->a.before + 1, diskseq(self->a.second));
 }
 
-/* Several processes at once. */
 /*
  * An array whose metadata somebody else keeps: the first write waits until he has noted
  * that the array is dirty, and says so by "active". If it was him who started it, his
@@ -1345,6 +1350,8 @@ static pid_t start_keeper(const struct array *a, struct start *start)
 
 	if (pid)
 		return pid;
+	/* the last close of the array writes, and must be another's */
+	close(a->fd);
 	start->err = write_state(a, "active");
 	__atomic_store_n(&start->returned, true, __ATOMIC_RELEASE);
 	for (;;) {
@@ -1392,21 +1399,24 @@ TEST_F(external, r14_start_waits_for_no_write_that_waits_for_who_starts_it)
 		if (in_time) {
 			EXPECT_EQ(0, self->start->err);
 			/* who kept the announcement back has ended */
-			monitor_next_number(&a->mon, &ev, a->before, NULL);
+			EXPECT_TRUE(monitor_next_number(&a->mon, &ev, a->before,
+							NULL));
 			EXPECT_TRUE(ev.media_change);
 			EXPECT_EQ(a->before + 1, ev.diskseq);
 		}
+		/* which writes back what is left, and so needs the keeper */
+		array_close(a);
 		end_child(keeper);
 		close(ready.fd[0]);
 		close(ready.fd[1]);
 		ASSERT_TRUE(in_time) TH_LOG("in round %d", round);
-		array_close(a);
 		stop_minor(a->minor);
 		wait_for_removal(a);
 		array_open_new(a);
 	}
 }
 
+/* Several processes at once. */
 FIXTURE(raced) {
 	struct array a;
 	struct shared {
