@@ -1416,6 +1416,34 @@ TEST_F(external, r14_start_waits_for_no_write_that_waits_for_who_starts_it)
 	}
 }
 
+/* The start may be announced a moment after the call. The stop must not come before. */
+TEST_F(external, r3_start_takes_a_number_of_its_own_however_soon_the_stop_follows)
+{
+	struct array *a = &self->a;
+	pid_t opener[OPENERS];
+	struct announced n;
+	int round, i, err;
+
+	assembled_by_sysfs(a);
+	array_close(a);
+	array_begin(a);
+	for (i = 0; i < OPENERS; i++)
+		opener[i] = spawn_opener(a->name);
+	for (round = 0; round < ROUNDS; round++) {
+		must(write_state(a, "active"), "active");
+		do
+			err = write_state(a, "inactive");
+		while (err == EBUSY);
+		must(err, "inactive");
+	}
+	for (i = 0; i < OPENERS; i++)
+		end_child(opener[i]);
+	count_announced(&a->mon, a->before, &n);
+	EXPECT_EQ(2U * ROUNDS, n.count);
+	EXPECT_EQ(0U, n.not_next);
+	EXPECT_EQ(0U, n.others);
+}
+
 /* Several processes at once. */
 FIXTURE(raced) {
 	struct array a;
