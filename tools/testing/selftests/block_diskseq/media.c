@@ -503,13 +503,15 @@ TEST_F(drive, r3_disc_takes_one_number_while_others_open_the_drive)
 
 TEST_F(drive, r3_medium_found_by_opening_takes_a_number_of_its_own)
 {
-	int fd = open(self->path, O_RDONLY | O_NONBLOCK);
 	char buf[SECTOR];
 	struct uevent ev;
 	uint64_t empty;
+	int fd;
 
-	ASSERT_LE(0, fd);
+	/* this has the drive asked once more, and the open waits for that */
 	set_polling(self, "0");
+	fd = open(self->path, O_RDONLY | O_NONBLOCK);
+	ASSERT_LE(0, fd);
 	ASSERT_TRUE(eject(self));
 	/* a close has the drive looked at; nobody is told that by an open */
 	close(fd);
