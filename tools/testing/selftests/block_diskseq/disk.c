@@ -89,7 +89,7 @@ const char *diskseq_missing(void)
 		die("%s: %s", path, strerror(errno));
 	err = ioctl(fd, BLKGETDISKSEQ, &number) ? errno : 0;
 	close(fd);
-	/* the loop driver of 5.10 answers EINVAL to what it does not know */
+	/* older loop drivers answer EINVAL to what they do not know */
 	if (err == ENOTTY || err == EINVAL)
 		return "no BLKGETDISKSEQ: kernel without diskseq";
 	if (err)
@@ -109,7 +109,7 @@ static void remove_index(int index)
 {
 	int64_t end = now_ms() + limit_ms();
 
-	/* 5.10 returns the index, later kernels 0 */
+	/* older kernels return the index, later ones 0 */
 	while (ioctl(loop_control(), LOOP_CTL_REMOVE, index) < 0 && errno != ENODEV) {
 		if (errno != EBUSY || now_ms() > end) {
 			fprintf(stderr, "# cannot remove loop%d: %s\n", index,
