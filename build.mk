@@ -7,7 +7,7 @@ $(error BASE=$(BASE) is not known; choose one of: $(BASES))
 endif
 include bases/$(BASE).mk
 # What scripts read of it.
-export DEB_SUITE DEB_PACKAGE DEB_VERSION DEB_SHA256 PREBUILT_NUMBER MAIL_PREFIX SIZES SIZES_OBJECT
+export DEB_SUITE DEB_PACKAGE DEB_VERSION DEB_SHA256 PREBUILT_NUMBER MAIL_PREFIX SIZES SIZES_OBJECT IO_PATH
 
 # The machine by the kernel's name for it; others have another name for the last.
 override ARCH := $(ARCH:s390x=s390)
@@ -131,7 +131,7 @@ $(SERIES)/deb/version: $(SERIES)/tree.id $(PACKAGING)/config scripts/distro/buil
 # Programs of the guest: static, since it has no libraries.
 TESTS := tools/testing/selftests/block_diskseq
 STATIC := $(CC) -std=gnu11 -O2 -Wall -Wextra -Wno-unused-parameter -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -static
-CLIENTS_PROGRAMS := $(addprefix build/vm/clients/,change storm uevents contend cost diskseq-wait)
+CLIENTS_PROGRAMS := $(addprefix build/vm/clients/,change storm uevents contend cost crowd diskseq-wait)
 
 build/vm$(MACHINE)/init: vm/init.c | packages
 	@mkdir -p $(@D)
