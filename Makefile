@@ -78,9 +78,9 @@ $(LOG)/sanitizer.results: $(SANITIZED)/bzImage $(SERIES)/tests.img $(call after,
 		list=$(SERIES)/sanitizer.list initrds=$(SERIES)/tests.img $(KNOWN) DISKSEQ_STORM=$$(($(STORM) / 10))
 $(LOG)/check.results: FORCE $(SERIES)/tree.id | packages-test $(if $(SIDE_BY_SIDE),$(SANITIZED)/bzImage)
 	@$(NICE) scripts/check/series $(BASE) $@
-# Here with the tests that are the patch's own.
+# Here without a boot.
 $(LOG)/bisect.results: FORCE $(SERIES)/tree.id $(SERIES)/tests.img $(call after,check)
-	@$(NICE) $(BISECT) which=own out=$@ $(WITH_CLIENTS)
+	@$(NICE) $(BISECT) how=compile out=$@ $(WITH_CLIENTS)
 $(LOG)/others.results: FORCE $(call after,story live)
 	@rm -f $@.tmp
 	@for base in $(OTHERS); do \
@@ -95,14 +95,18 @@ kernel: $(KERNEL)/$(IMAGE)
 
 ##@ tree        build/BASE/tree: a git tree of the base with the series, a commit a patch
 ##@ refresh     takes the commits of build/BASE/tree back into patches/
-##@ series      writes the series as mails for "git am", signed off by you
-.PHONY: tree refresh series
+##@ series      writes the series as mails for "git am", and as mbox files for b4, signed off by you
+##@ patch       writes the series as one patch, for "patch -p1"
+.PHONY: tree refresh series patch
 tree: $(SERIES)/tree.id
 	@git -C $(SERIES)/tree log --oneline base..HEAD
 refresh: | packages
 	@scripts/series/refresh-patches $(SERIES) $(PATCHES)
 series: $(SERIES)/tree.id
 	@scripts/series/write-mails $(SERIES) $(PATCHES) $(SERIES)/series
+patch: $(SERIES)/tree.id
+	@git -C $(SERIES)/tree diff base HEAD >$(SERIES)/diskseq.patch
+	@ls -l $(SERIES)/diskseq.patch
 
 ##@ check-tree  says of each patch whether LINUX=DIR takes it, and what is in its way
 .PHONY: check-tree
@@ -175,7 +179,7 @@ measure: $(PRISTINE)/bzImage $(SERIES)/bzImage $(ROOTFS) build/vm/clients.img
 ##@ bisect      builds and boots the kernel after each patch, with all tests that pass by then
 .PHONY: bisect
 bisect: $(SERIES)/tree.id $(SERIES)/tests.img
-	@$(BISECT) which=all out=$(LOG)/bisect-all.results $(WITH_CLIENTS)
+	@$(BISECT) how=boot out=$(LOG)/bisect-all.results $(WITH_CLIENTS)
 	@scripts/results/summary 'make bisect' $(START) $(SERIES)/results $(LOG)/bisect-all.results
 
 ##@ clean       removes build/; downloads and compiled files stay in the user's cache

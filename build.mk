@@ -131,7 +131,7 @@ $(SERIES)/deb/version: $(SERIES)/tree.id $(PACKAGING)/config scripts/distro/buil
 # Programs of the guest: static, since it has no libraries.
 TESTS := tools/testing/selftests/block_diskseq
 STATIC := $(CC) -std=gnu11 -O2 -Wall -Wextra -Wno-unused-parameter -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -static
-CLIENTS_PROGRAMS := $(addprefix build/vm/clients/,change storm uevents contend cost crowd diskseq-wait)
+CLIENTS_PROGRAMS := $(addprefix build/vm/clients/,change storm uevents contend cost crowd diskseq-wait diskseq-mount)
 
 build/vm$(MACHINE)/init: vm/init.c | packages
 	@mkdir -p $(@D)
@@ -153,7 +153,7 @@ build/vm/clients/%: clients/%.c $(addprefix $(TESTS)/,disk.c image.c uevent.c di
 	@mkdir -p $(@D)
 	@$(STATIC) -I$(TESTS) -o $@ $(filter %.c,$^)
 build/vm/clients/cost: $(TESTS)/nbd_dev.c $(TESTS)/nbd_dev.h
-build/vm/clients/diskseq-wait: Documentation/block/diskseq-wait.c | packages
+build/vm/clients/diskseq-wait build/vm/clients/diskseq-mount: build/vm/clients/%: Documentation/block/%.c | packages
 	@mkdir -p $(@D)
 	@$(STATIC) -o $@ $<
 build/vm/clients.img: build/vm/overlay $(CLIENTS_PROGRAMS) $(wildcard vm/clients/*) \
