@@ -72,7 +72,7 @@ static int64_t round_us(void)
 {
 	pid_t pids[MAX_PROCESSES];
 	struct gate start;
-	int64_t begun;
+	int64_t begun, took;
 	int i, failed = 0;
 
 	gate_create(&start);
@@ -91,10 +91,10 @@ static int64_t round_us(void)
 		failed |= child_status(pids[i]);
 	if (failed)
 		die("a process has failed");
-	begun = now_us() - begun;
+	took = now_us() - begun;
 	close(start.fd[0]);
 	close(start.fd[1]);
-	return begun;
+	return took;
 }
 
 int main(int argc, char **argv)
@@ -111,6 +111,8 @@ int main(int argc, char **argv)
 	}
 	config.fd = image_create('a', 1);
 	control = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
+	if (control < 0)
+		die("/dev/loop-control: %s", strerror(errno));
 	for (i = 0; i < devices; i++)
 		if (ioctl(control, LOOP_CTL_ADD, FIRST + i) < 0)
 			die("LOOP_CTL_ADD %d: %s", FIRST + i, strerror(errno));
