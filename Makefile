@@ -78,9 +78,9 @@ $(LOG)/sanitizer.results: $(SANITIZED)/bzImage $(SERIES)/tests.img $(call after,
 		list=$(SERIES)/sanitizer.list initrds=$(SERIES)/tests.img $(KNOWN) DISKSEQ_STORM=$$(($(STORM) / 10))
 $(LOG)/check.results: FORCE $(SERIES)/tree.id | packages-test $(if $(SIDE_BY_SIDE),$(SANITIZED)/bzImage)
 	@$(NICE) scripts/check/series $(BASE) $@
-# Here with the tests that are the patch's own.
+# Here without a boot.
 $(LOG)/bisect.results: FORCE $(SERIES)/tree.id $(SERIES)/tests.img $(call after,check)
-	@$(NICE) $(BISECT) which=own out=$@ $(WITH_CLIENTS)
+	@$(NICE) $(BISECT) how=compile out=$@ $(WITH_CLIENTS)
 $(LOG)/others.results: FORCE $(call after,story live)
 	@rm -f $@.tmp
 	@for base in $(OTHERS); do \
@@ -179,7 +179,7 @@ measure: $(PRISTINE)/bzImage $(SERIES)/bzImage $(ROOTFS) build/vm/clients.img
 ##@ bisect      builds and boots the kernel after each patch, with all tests that pass by then
 .PHONY: bisect
 bisect: $(SERIES)/tree.id $(SERIES)/tests.img
-	@$(BISECT) which=all out=$(LOG)/bisect-all.results $(WITH_CLIENTS)
+	@$(BISECT) how=boot out=$(LOG)/bisect-all.results $(WITH_CLIENTS)
 	@scripts/results/summary 'make bisect' $(START) $(SERIES)/results $(LOG)/bisect-all.results
 
 ##@ clean       removes build/; downloads and compiled files stay in the user's cache
