@@ -26,25 +26,29 @@ include build.mk
 run: $(SERIES)/bzImage build/vm/story.img build/prebuilt/$(PREBUILT_SUITE)/version
 	@scripts/guest/play-story $(STORY)
 
-##@ test        everything that proves the series, and the selftests on other bases (OTHERS=: not)
-##@ test-all    everything on each base
+##@ test        all tests of the series, and the selftests on other bases (OTHERS=: not); SANITIZE=1: with KASAN
+##@ test-all    everything on each base, with KASAN and without
 .PHONY: test test-all
 ifdef TEST
 # One program, or those of its tests that match a pattern.
 test: $(KERNEL)/$(IMAGE) $(SERIES)$(MACHINE)/tests.img
 	@scripts/guest/run-selftest test='$(TEST)' kernel=$< dir=$(SERIES)$(MACHINE) $(KNOWN) DISKSEQ_STORM=$(STORM) $(LIMIT)
-else ifneq ($(MACHINE)$(SANITIZE)$(STOCK),)
+else ifneq ($(SANITIZE),)
+test: $(LOG)/sanitizer.results
+	@scripts/results/summary 'make test' $(START) $(SERIES)/results $<
+else ifneq ($(MACHINE)$(STOCK),)
 test: $(LOG)/plain.results
 	@scripts/results/summary 'make test' $(START) $(SERIES)$(MACHINE)/results $<
 else
 # Two lanes, since guests wait more than they compute, and what computes lets them go first:
 #
 #   guests    plain --> kselftest --> skips --> story --> clients --> live --> the other bases
-#   builds    the sanitizer kernel --> check --> bisect --> the tests on it
+#   builds    check --> bisect --> the kernels of the other bases
 #
 # Each step waits for the one to its left. A base without patches has nothing to check or bisect;
-# one whose Debian kernel has a number, no skips.
-STEPS := plain kselftest $(if $(filter none,$(PREBUILT_NUMBER)),skips) story $(if $(SERIES_PATCHES),clients live sanitizer check bisect) \
+# one whose Debian kernel has a number, no skips. The kernel with KASAN takes as long as all of
+# this: make test SANITIZE=1.
+STEPS := plain kselftest $(if $(filter none,$(PREBUILT_NUMBER)),skips) story $(if $(SERIES_PATCHES),clients live check bisect) \
 	$(if $(OTHERS),others)
 RESULTS := $(STEPS:%=$(LOG)/%.results)
 test: $(KERNEL)/bzImage $(SERIES)/tests.img build/vm/story.img build/prebuilt/$(PREBUILT_SUITE)/version \
@@ -54,7 +58,8 @@ test: $(KERNEL)/bzImage $(SERIES)/tests.img build/vm/story.img build/prebuilt/$(
 	@scripts/results/summary 'make test' $(START) $(SERIES)/results $(RESULTS)
 endif
 test-all:
-	@for base in $(BASES); do $(MAKE) test BASE=$$base OTHERS= || exit; done
+	@for base in $(BASES); do \
+		$(MAKE) test BASE=$$base OTHERS= && $(MAKE) test BASE=$$base SANITIZE=1 || exit; done
 
 # after STEP...: waits for those of these steps that there are, when the lanes run side by side.
 after = $(if $(SIDE_BY_SIDE),| $(patsubst %,$(LOG)/%.results,$(filter $(1),$(STEPS))))
@@ -73,18 +78,21 @@ $(LOG)/skips.results: build/prebuilt/$(PREBUILT_SUITE)/version $(SERIES)/tests.i
 $(LOG)/story.results: build/vm/story.img build/prebuilt/$(PREBUILT_SUITE)/version $(SERIES)/bzImage \
 		$(call after,kselftest skips)
 	@scripts/guest/check-story $@ $(STORY)
-$(LOG)/sanitizer.results: $(SANITIZED)/bzImage $(SERIES)/tests.img $(call after,bisect)
+$(LOG)/sanitizer.results: $(SANITIZED)/bzImage $(SERIES)/tests.img FORCE
 	@LOCKDEP=y scripts/guest/run-selftests name='tests on $(SANITIZED)' kernel=$< out=$(basename $@) seconds=2400 \
 		list=$(SERIES)/sanitizer.list initrds=$(SERIES)/tests.img $(KNOWN) DISKSEQ_STORM=$$(($(STORM) / 10))
-$(LOG)/check.results: FORCE $(SERIES)/tree.id | packages-test $(if $(SIDE_BY_SIDE),$(SANITIZED)/bzImage)
+$(LOG)/check.results: FORCE $(SERIES)/tree.id | packages-test
 	@$(NICE) scripts/check/series $(BASE) $@
 # Here without a boot.
 $(LOG)/bisect.results: FORCE $(SERIES)/tree.id $(SERIES)/tests.img $(call after,check)
 	@$(NICE) $(BISECT) how=compile out=$@ $(WITH_CLIENTS)
-$(LOG)/others.results: FORCE $(call after,story live)
+.PHONY: others-kernels
+others-kernels: $(call after,bisect)
+	@for base in $(OTHERS); do $(MAKE) SIDE_BY_SIDE= BASE=$$base build/$$base/bzImage || exit; done
+$(LOG)/others.results: FORCE $(call after,story live) others-kernels
 	@rm -f $@.tmp
 	@for base in $(OTHERS); do \
-		$(MAKE) SIDE_BY_SIDE= NICE= BASE=$$base LIST=sanitizer STORM=500 build/$$base/log/plain.results && \
+		$(MAKE) SIDE_BY_SIDE= NICE= BASE=$$base LIST=sanitizer STORM=200 build/$$base/log/plain.results && \
 		cat build/$$base/log/plain.results >>$@.tmp || exit; done
 	@mv $@.tmp $@
 
