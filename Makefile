@@ -46,8 +46,8 @@ else
 #   builds    check --> bisect --> the kernels of the other bases
 #
 # Each step waits for the one to its left. A base without patches has nothing to check or bisect;
-# one whose Debian kernel has a number, no skips. The kernel with KASAN takes as long as all of
-# this: make test SANITIZE=1.
+# one whose Debian kernel has a number, no skips. The kernel with KASAN takes too long to build
+# and to run for this: make test SANITIZE=1.
 STEPS := plain kselftest $(if $(filter none,$(PREBUILT_NUMBER)),skips) story $(if $(SERIES_PATCHES),clients live check bisect) \
 	$(if $(OTHERS),others)
 RESULTS := $(STEPS:%=$(LOG)/%.results)
