@@ -3,7 +3,8 @@
  * What the disk sequence number is good for, played on /dev/loop0: our program
  * attaches an image and waits for its partition, while other processes take,
  * release and retake the same device. Prints the uevents as our program reads
- * them and whose use of the device each of them is about.
+ * them, whose use of the device each of them is about, and what was done to the
+ * device at that time.
  *
  * One scene on a kernel without the number, three on one that has it. Ends with
  * status 1 if the number told our program anything wrong.
@@ -13,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
@@ -25,6 +27,7 @@
 #define SYSFS		"/sys/block/" NAME
 #define BUSY		25	/* how often others come and go when events get lost */
 #define EVENTS		4096
+#define DEEDS		16
 #define MEDIA		64	/* no scene whose media are counted has so many */
 #define ARRAY_SIZE(a)	(sizeof(a) / sizeof((a)[0]))
 
@@ -40,7 +43,42 @@ static struct {
 static size_t recorded;
 static int64_t start;
 
+/* What is done to the device, by whom and when: shared by all processes, of which one runs at a time. */
+static struct {
+	size_t done, told;
+	struct {
+		int64_t ms;
+		const char *who, *what;
+	} deed[DEEDS];
+} *deeds;
+static const char *who = "our program";	/* NULL: do not tell */
+
 static bool all_right = true;
+
+static void note_deed(const char *what)
+{
+	size_t i;
+
+	if (!who)
+		return;
+	/* the recorder has read by then what the deed before has raised */
+	poll(NULL, 0, 20);
+	i = deeds->done++;
+	if (i == DEEDS)
+		die("more than %d deeds", DEEDS);
+	deeds->deed[i].ms = now_ms() - start;
+	deeds->deed[i].who = who;
+	deeds->deed[i].what = what;
+}
+
+/* Tell what was done up to that time. */
+static void tell_deeds(int64_t ms)
+{
+	for (; deeds->told < deeds->done && deeds->deed[deeds->told].ms <= ms; deeds->told++)
+		printf("  %3lld.%03lld  > %s %s\n", (long long)deeds->deed[deeds->told].ms / 1000,
+		       (long long)deeds->deed[deeds->told].ms % 1000,
+		       deeds->deed[deeds->told].who, deeds->deed[deeds->told].what);
+}
 
 static void note_events(void)
 {
@@ -67,6 +105,7 @@ static void elsewhere(void (*act)(void))
 		die("fork: %s", strerror(errno));
 	if (!pid) {
 		close(end[0]);
+		who = "another program";
 		act();
 		_exit(0);
 	}
@@ -95,6 +134,7 @@ static void attach_partitions(const struct loop *lo, int count)
 	int image = image_create('i', 1);
 
 	image_table(image, 0, TABLE_GPT, count, "part");
+	note_deed("attaches");
 	loop_attach(lo, image, LO_FLAGS_PARTSCAN);
 	close(image);
 }
@@ -111,6 +151,7 @@ static void release(void)
 {
 	struct loop lo = open_disk();
 
+	note_deed("detaches");
 	if (ioctl(lo.fd, LOOP_CLR_FD))
 		die("detach %s: %s", DISK, strerror(errno));
 	close(lo.fd);
@@ -126,8 +167,16 @@ static void take_and_release_often(void)
 {
 	int i;
 
+	who = NULL;
 	for (i = 0; i < BUSY; i++)
 		take_and_release();
+}
+
+/* The device is free again for the next scene, which does not tell that. */
+static void clear_up(void)
+{
+	elsewhere(release);
+	deeds->told = deeds->done;
 }
 
 static void retake(void)
@@ -140,6 +189,7 @@ static void retake_often(void)
 {
 	int i;
 
+	who = NULL;
 	for (i = 0; i < BUSY; i++)
 		retake();
 }
@@ -163,6 +213,7 @@ static void line(const struct uevent *ev, const char *whose, const char *note)
 			ms = record[i].ms;
 	if (ev->diskseq)
 		snprintf(number, sizeof(number), "%llu", (unsigned long long)ev->diskseq);
+	tell_deeds(ms);
 	printf("  %3lld.%03lld  %-6s  %-8s  %-6s  %6s  %s%s%s\n", (long long)ms / 1000,
 	       (long long)ms % 1000, ev->action, ev->device,
 	       ev->media_change ? "new" : "", number, whose,
@@ -224,9 +275,10 @@ static void without_number(void)
 			note = "the name we wait for: but it is another program's, and gone";
 		line(&ev, "unknown", note);
 	}
+	tell_deeds(INT64_MAX);
 	printf("\n  By the names, loop0p1 was added %d times. Nothing says which of them is ours.\n",
 	       taken);
-	elsewhere(release);
+	clear_up();
 	monitor_close(&program);
 }
 
@@ -327,12 +379,13 @@ static void with_number(void)
 		else if (ev.media_change && ev.diskseq - others < MEDIA)
 			announced[ev.diskseq - others] = true;
 	}
+	tell_deeds(INT64_MAX);
 	if (!found || !over)
 		all_right = false;
 	printf("\n  Our program ignored %d events of an earlier use, found its partition, and knew\n"
 	       "  when its use was over.\n", ignored);
 	tell_silent(announced, others);
-	elsewhere(release);
+	clear_up();
 	monitor_close(&program);
 }
 
@@ -340,6 +393,7 @@ static void with_number(void)
 static void with_number_and_an_end(void)
 {
 	struct monitor program;
+	const char *wrong;
 	bool over = false;
 	struct uevent ev;
 	struct loop lo;
@@ -357,8 +411,13 @@ static void with_number_and_an_end(void)
 	     "  Another program detaches it, and nobody takes the device.\n", ours);
 	while (monitor_next(&program, &ev, over ? 0 : limit_ms())) {
 		over = ev.diskseq > ours;
-		line(&ev, whose_use(&ev, ours), over ? "our use is over, stop waiting" : "");
+		wrong = wrong_number(&ev);
+		line(&ev, whose_use(&ev, ours),
+		     wrong ?: over ? "our use is over, stop waiting" : "");
+		if (wrong)
+			all_right = false;
 	}
+	tell_deeds(INT64_MAX);
 	if (!over) {
 		remark("nothing more within %d s; sysfs says %llu: our use is over. An event that",
 		       limit_ms() / 1000, (unsigned long long)diskseq_sysfs(NAME));
@@ -399,6 +458,7 @@ static int read_lossy(struct monitor *program, uint64_t ours, size_t raised,
 		line(&ev, whose_use(&ev, ours), "");
 		count++;
 	}
+	tell_deeds(INT64_MAX);
 	remark("%zu of %zu events lost%s", raised - count, raised,
 	       *lost ? ", the socket says so (ENOBUFS)" : "");
 	return count;
@@ -450,7 +510,7 @@ static void with_number_and_losses(void)
 		all_right = false;
 
 	printf("\n  Whether an event was lost did not matter.\n");
-	elsewhere(release);
+	clear_up();
 	close(sysfs);
 	monitor_close(&program);
 }
@@ -462,6 +522,9 @@ int main(void)
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	uname(&name);
 	start = now_ms();
+	deeds = mmap(NULL, sizeof(*deeds), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (deeds == MAP_FAILED)
+		die("mmap: %s", strerror(errno));
 	monitor_open(&recorder, NAME);
 
 	printf("\nLinux %s, %s the number\n\n", name.release,
