@@ -5,7 +5,8 @@
  * keeps neither that call nor the end of the connection waiting, whoever has the
  * disk open, reads it, has it scanned for partitions, or waits for its number.
  * Nor does a loop device that waits for a server when it gets another medium keep
- * that server waiting, if it has the device open and closes it.
+ * that server waiting, if it has the device open and closes it, nor one that is
+ * scanned a server that sets its size; nor do those wait for each other who use it.
  *
  * Each wait has a limit. Then a guard tells where in the kernel the test is, and
  * has the server go, which ends what waits for it.
@@ -620,6 +621,156 @@ TEST_F(closing, r14_gets_its_new_medium)
 	EXPECT_EQ(before + 1, diskseq_sysfs(self->lo.name));
 	EXPECT_STREQ("change disk +1 media", events(&self->mon, before));
 	EXPECT_EQ(variant->writes, server_has(&self->n));
+}
+
+/*
+ * A loop device that is scanned for partitions, which waits for a server that wants
+ * to tell the device its new size first.
+ */
+FIXTURE(scan) {
+	struct nbd n;
+	struct loop lo;
+	int disk;		/* that of the server */
+	pid_t scanner;
+	int *err;		/* of the one who sets the size, shared */
+};
+
+FIXTURE_SETUP(scan)
+{
+	const char *missing = nbd_missing();
+
+	if (missing)
+		SKIP_SETUP("%s", missing);
+	self->err = shared_memory(sizeof(*self->err));
+	loop_create(&self->lo);
+	nbd_create(&self->n, MAX_INDEX);
+	by_netlink(&self->n);
+	self->disk = disk_open(self->n.name, 0, O_RDWR);
+	loop_attach(&self->lo, self->disk, LO_FLAGS_DIRECT_IO | LO_FLAGS_PARTSCAN);
+}
+
+FIXTURE_TEARDOWN(scan)
+{
+	self->n.orders->silent = 0;
+	self->n.orders->leave = 1;
+	if (self->scanner) {
+		EXPECT_TRUE(ends(self->scanner));
+	}
+	loop_destroy(&self->lo);
+	close(self->disk);
+	nbd_destroy(&self->n);
+}
+
+TEST_F(scan, r14_size_can_be_set_meanwhile)
+{
+	struct orders *orders = self->n.orders;
+	pid_t pid;
+
+	__atomic_store_n(&orders->silent, 1, __ATOMIC_SEQ_CST);
+	self->scanner = spawn();
+	if (!self->scanner) {
+		ioctl(self->lo.fd, BLKRRPART);
+		_exit(0);
+	}
+	ASSERT_TRUE(waits_in(self->scanner, SYS_ioctl));
+
+	pid = spawn();
+	if (!pid) {
+		*self->err = ioctl(self->lo.fd, LOOP_SET_CAPACITY) ? errno : 0;
+		_exit(0);
+	}
+	EXPECT_TRUE(ends(pid)) {
+		__atomic_store_n(&orders->silent, 0, __ATOMIC_SEQ_CST);
+		child_status(pid);
+	}
+	EXPECT_EQ(0, *self->err);
+}
+
+/* Others zero blocks, which waits for who claims the device, who has to open it first. */
+FIXTURE(offset) {
+	struct loop lo;
+	int image;
+	int *changes;		/* that were made, shared */
+	pid_t zeroer;
+	pid_t claimer;
+};
+
+static void zero_always(const struct loop *lo)
+{
+	uint64_t range[2] = { 16 * BLOCK, BLOCK };
+
+	for (;;)
+		ioctl(lo->fd, BLKZEROOUT, range);
+}
+
+static void claim_always(const struct loop *lo)
+{
+	int fd;
+
+	for (;;) {
+		fd = open(lo->path, O_RDONLY | O_EXCL | O_CLOEXEC);
+		if (fd >= 0)
+			close(fd);
+	}
+}
+
+static void change_offsets(const struct loop *lo, int *changes)
+{
+	int64_t end = now_ms() + ROUNDS_MS;
+	struct loop_info64 info;
+
+	loop_get_status(lo, &info);
+	while (*changes < 20 || now_ms() < end) {
+		info.lo_offset = *changes % 2 ? 0 : BLOCK;
+		if (!ioctl(lo->fd, LOOP_SET_STATUS64, &info))
+			++*changes;
+		else if (errno != EAGAIN)
+			die("LOOP_SET_STATUS64: %s", strerror(errno));
+	}
+}
+
+FIXTURE_SETUP(offset)
+{
+	const char *missing = diskseq_missing();
+
+	if (missing)
+		SKIP_SETUP("%s", missing);
+	loop_create(&self->lo);
+	self->image = image_create('o', 1);
+	self->changes = shared_memory(sizeof(*self->changes));
+	loop_attach(&self->lo, self->image, 0);
+	self->zeroer = spawn();
+	if (!self->zeroer)
+		zero_always(&self->lo);
+	self->claimer = spawn();
+	if (!self->claimer)
+		claim_always(&self->lo);
+}
+
+FIXTURE_TEARDOWN(offset)
+{
+	/* first who can be killed while it waits */
+	kill(self->claimer, SIGKILL);
+	EXPECT_TRUE(ends(self->claimer));
+	kill(self->zeroer, SIGKILL);
+	EXPECT_TRUE(ends(self->zeroer));
+	loop_destroy(&self->lo);
+	close(self->image);
+}
+
+TEST_F(offset, r14_changes_while_others_claim_the_device)
+{
+	pid_t pid = spawn();
+
+	if (!pid) {
+		change_offsets(&self->lo, self->changes);
+		_exit(0);
+	}
+	EXPECT_TRUE(ends(pid)) {
+		kill(self->claimer, SIGKILL);
+		child_status(pid);
+	}
+	EXPECT_LE(20, *self->changes);
 }
 
 TEST_HARNESS_MAIN

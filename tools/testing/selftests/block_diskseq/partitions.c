@@ -573,6 +573,29 @@ TEST_F(in_use, r6_leaves_with_its_number_at_a_rescan_when_closed)
 	EXPECT_EQ(variant->m.next, added);
 }
 
+/* No scan would find again what was added by hand. */
+TEST_F(in_use, r6_only_those_of_the_new_medium_are_left_when_closed)
+{
+	struct disk *d = &self->d;
+	uint64_t start, sectors;
+
+	if (variant->m.finder != HAND)
+		SKIP(return, "the next open scans the disk, and adds what it finds");
+	ASSERT_EQ(0, ioctl(d->lo.fd, LOOP_CHANGE_FD, d->next));
+	close(self->part);
+	self->part = -1;
+	image_part(variant->m.table, 3, &start, &sectors);
+	ASSERT_EQ(0, blkpg_add(d->lo.fd, 3, start, sectors));
+
+	look_at(d->lo.name, 0);
+	EXPECT_TRUE(loop_has_part(&d->lo, 3));
+	EXPECT_EQ(1, loop_count_parts(&d->lo));
+	EXPECT_EQ(d->before + 2, part_uevent_file(d, 3));
+	script_add(&d->want, "add p3 +2");
+	script_parts(&d->want, "remove", 2, 1);
+	EXPECT_STREQ(d->want.text, part_events(&d->mon, d->before));
+}
+
 TEST_F(in_use, r6_puts_a_detach_off)
 {
 	struct disk *d = &self->d;
