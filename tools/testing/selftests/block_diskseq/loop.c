@@ -993,4 +993,157 @@ TEST_F(capacity, r8_event_of_a_medium_carries_no_earlier_number)
 	EXPECT_EQ(0, early);
 }
 
+/*
+ * Two processes change the file at once, while others open the disk and read it. Whoever
+ * announces its file first may do so when the other one is there already.
+ */
+FIXTURE(two_changes) {
+	struct loop lo;
+	int old;
+	int image[2];
+	pid_t changer[2];
+	pid_t reader;
+	pid_t opener;
+	struct seen {
+		int go;		/* the round that begins */
+		int done;
+		uint64_t number[2];	/* when the call returned */
+		int pause;
+		int paused;
+		int count;
+		struct {
+			uint64_t number;	/* read before the sector */
+			char id;
+		} sector[4096];
+	} *seen;
+};
+
+/* Of which image is what is read? */
+static char image_id(int fd)
+{
+	char sector[SECTOR] __aligned(SECTOR);
+
+	if (pread(fd, sector, SECTOR, 0) != SECTOR)
+		die("read: %s", strerror(errno));
+	return sector[SECTOR - 1];
+}
+
+static void change_each_round(const struct loop *lo, struct seen *seen, int which, int image)
+{
+	int round;
+
+	for (round = 1;; round++) {
+		while (__atomic_load_n(&seen->go, __ATOMIC_SEQ_CST) != round)
+			usleep(50);
+		if (which)
+			usleep(rand() % 3000);
+		if (ioctl(lo->fd, LOOP_CHANGE_FD, image))
+			die("LOOP_CHANGE_FD: %s", strerror(errno));
+		seen->number[which] = diskseq(lo->fd);
+		__atomic_fetch_add(&seen->done, 1, __ATOMIC_SEQ_CST);
+	}
+}
+
+static void read_unless_paused(const struct loop *lo, struct seen *seen)
+{
+	uint64_t number;
+	char id;
+
+	for (;;) {
+		if (__atomic_load_n(&seen->pause, __ATOMIC_SEQ_CST)) {
+			__atomic_store_n(&seen->paused, 1, __ATOMIC_SEQ_CST);
+			usleep(50);
+			continue;
+		}
+		number = diskseq(lo->fd);
+		id = image_id(lo->fd);
+		if (seen->count == ARRAY_SIZE(seen->sector) ||
+		    (seen->count &&
+		     seen->sector[seen->count - 1].number == number &&
+		     seen->sector[seen->count - 1].id == id))
+			continue;
+		seen->sector[seen->count].number = number;
+		seen->sector[seen->count++].id = id;
+	}
+}
+
+static void pause_reader(struct seen *seen)
+{
+	__atomic_store_n(&seen->paused, 0, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&seen->pause, 1, __ATOMIC_SEQ_CST);
+	while (!__atomic_load_n(&seen->paused, __ATOMIC_SEQ_CST))
+		usleep(50);
+}
+
+FIXTURE_SETUP(two_changes)
+{
+	const char *missing = diskseq_missing();
+	int i;
+
+	if (missing)
+		SKIP_SETUP("%s", missing);
+	loop_create(&self->lo);
+	self->seen = shared_memory(sizeof(*self->seen));
+	self->old = image_create('o', 1);
+	loop_attach(&self->lo, self->old, LO_FLAGS_READ_ONLY);
+	self->seen->pause = 1;
+	for (i = 0; i < 2; i++) {
+		self->image[i] = image_create('a' + i, 1);
+		self->changer[i] = spawn();
+		if (!self->changer[i])
+			change_each_round(&self->lo, self->seen, i, self->image[i]);
+	}
+	self->reader = spawn();
+	if (!self->reader)
+		read_unless_paused(&self->lo, self->seen);
+	self->opener = spawn_opener(self->lo.name);
+}
+
+FIXTURE_TEARDOWN(two_changes)
+{
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		end_child(self->changer[i]);
+		close(self->image[i]);
+	}
+	end_child(self->reader);
+	end_child(self->opener);
+	loop_destroy(&self->lo);
+	close(self->old);
+}
+
+TEST_F(two_changes, r8_nothing_of_an_earlier_medium_has_the_number_of_the_last)
+{
+	int round, i, old = 0, again = 0, direct = loop_open(&self->lo, O_RDONLY | O_DIRECT);
+	int64_t end = now_ms() + 3000;
+	struct seen *seen = self->seen;
+	uint64_t number;
+	char id;
+
+	for (round = 1; round <= 20 || now_ms() < end; round++) {
+		ASSERT_EQ(0, ioctl(self->lo.fd, LOOP_CHANGE_FD, self->old));
+		/* in the cache */
+		ASSERT_EQ('o', image_id(self->lo.fd));
+		seen->count = 0;
+		seen->done = 0;
+		__atomic_store_n(&seen->pause, 0, __ATOMIC_SEQ_CST);
+		__atomic_store_n(&seen->go, round, __ATOMIC_SEQ_CST);
+		while (__atomic_load_n(&seen->done, __ATOMIC_SEQ_CST) < 2)
+			usleep(50);
+		pause_reader(seen);
+
+		number = diskseq(self->lo.fd);
+		id = image_id(direct);
+		for (i = 0; i < seen->count; i++)
+			old += seen->sector[i].number == number &&
+			       seen->sector[i].id != id;
+		/* its medium is still there, and so is its number */
+		again += seen->number[id - 'a'] != number;
+	}
+	EXPECT_EQ(0, old) TH_LOG("in %d rounds", round);
+	EXPECT_EQ(0, again) TH_LOG("in %d rounds", round);
+	close(direct);
+}
+
 TEST_HARNESS_MAIN

@@ -9,6 +9,7 @@
  * the driver made when it was loaded.
  */
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -1640,6 +1641,113 @@ TEST_F(openers, r7_opening_at_every_event_ends)
 	disconnect_index(n->index);
 	for (i = 0; i < OPENERS; i++)
 		end_child(self->opener[i]);
+}
+
+/*
+ * One process clears the sockets that there have been, through the same open file as
+ * another one, which goes on to connect the device. What the former has to do last must
+ * not befall the connection of the latter.
+ */
+FIXTURE(cleared) {
+	struct nbd n;
+	struct connecting {
+		int begun;
+		int in_do_it;
+	} *connecting;
+};
+
+FIXTURE_SETUP(cleared)
+{
+	const char *missing = nbd_missing();
+
+	if (missing)
+		SKIP_SETUP("%s", missing);
+	nbd_create(&self->n, MAX_INDEX);
+	self->connecting = shared_memory(sizeof(*self->connecting));
+}
+
+FIXTURE_TEARDOWN(cleared)
+{
+	nbd_destroy(&self->n);
+}
+
+/* So that one is stopped by the other, wherever it is. */
+static void on_the_same_cpu(int policy, int priority)
+{
+	struct sched_param param = { .sched_priority = priority };
+	cpu_set_t cpu;
+
+	CPU_ZERO(&cpu);
+	CPU_SET(0, &cpu);
+	if (sched_setaffinity(0, sizeof(cpu), &cpu) ||
+	    sched_setscheduler(0, policy, &param))
+		die("scheduler: %s", strerror(errno));
+}
+
+static void clear_when_begun(const struct nbd *n, struct connecting *c)
+{
+	on_the_same_cpu(SCHED_IDLE, 0);
+	while (!__atomic_load_n(&c->begun, __ATOMIC_SEQ_CST))
+		;
+	ioctl(n->fd, NBD_CLEAR_SOCK);
+	_exit(0);
+}
+
+static void begin_to_connect(const struct nbd *n, struct connecting *c, int sock)
+{
+	on_the_same_cpu(SCHED_FIFO, 10);
+	__atomic_store_n(&c->begun, 1, __ATOMIC_SEQ_CST);
+	usleep(rand() % 400);
+	if (!ioctl(n->fd, NBD_SET_SOCK, (long)sock)) {
+		__atomic_store_n(&c->in_do_it, 1, __ATOMIC_SEQ_CST);
+		ioctl(n->fd, NBD_DO_IT);
+		__atomic_store_n(&c->in_do_it, 0, __ATOMIC_SEQ_CST);
+	}
+	_exit(0);
+}
+
+TEST_F(cleared, r3_who_connects_meanwhile_has_its_medium)
+{
+	struct connecting *c = self->connecting;
+	int round, sock, connected = 0, empty = 0;
+	struct nbd *n = &self->n;
+	pid_t clearer, client;
+	int64_t end;
+
+	for (round = 0; round < 60; round++) {
+		nbd_open(n);
+		sock = start_server(n, 0, n->image[0]);
+		ASSERT_EQ(0, ioctl(n->fd, NBD_SET_BLKSIZE, (long)SECTOR));
+		ASSERT_EQ(0, ioctl(n->fd, NBD_SET_SIZE, (long)IMAGE_BYTES));
+		c->begun = 0;
+		c->in_do_it = 0;
+		clearer = spawn();
+		if (!clearer)
+			clear_when_begun(n, c);
+		client = spawn();
+		if (!client) {
+			srand(round);
+			begin_to_connect(n, c, sock);
+		}
+		close(sock);
+		ASSERT_TRUE(ends(clearer));
+		end = now_ms() + 1000;
+		do
+			poll(NULL, 0, 5);
+		while (__atomic_load_n(&c->in_do_it, __ATOMIC_SEQ_CST) &&
+		       !disk_bytes(n->fd) && now_ms() < end);
+		if (__atomic_load_n(&c->in_do_it, __ATOMIC_SEQ_CST)) {
+			connected++;
+			empty += !disk_bytes(n->fd);
+		}
+		ioctl(n->fd, NBD_DISCONNECT);
+		ioctl(n->fd, NBD_CLEAR_SOCK);
+		end_server(n, 0);
+		ASSERT_TRUE(ends(client));
+		nbd_close(n);
+	}
+	EXPECT_LT(0, connected);
+	EXPECT_EQ(0, empty) TH_LOG("of %d connections", connected);
 }
 
 TEST_HARNESS_MAIN
