@@ -184,6 +184,21 @@ $(LOG)/live.results: $(SERIES)/bzImage $(ROOTFS) build/vm/clients.img \
 measure: $(PRISTINE)/bzImage $(SERIES)/bzImage $(ROOTFS) build/vm/clients.img
 	@scripts/guest/measure $(START) $(ROOTFS) build/vm/clients.img $(LOG) $(filter %/bzImage,$^)
 
+##@ report      build/BASE/report/index.html: pictures and tables of what was run, on one page
+.PHONY: report
+report: $(SERIES)/report/timeline.svg | packages-report
+	@scripts/report/page 'diskseq on Linux $(BASE)' 'Who uses loop0, and what udev is told=make run=$<' \
+		'What holds on which kernel=make compare=$(LOG)/compare.md' \
+		'What it costs=make measure=$(LOG)/measure.md' 'The story=make run=$(LOG)/story' >$(<D)/index.html
+	@scripts/report/look-at $(<D)/index.html $(LOG)/report.results
+	@scripts/results/summary 'make report' $(START) $(SERIES)/results $(LOG)/report.results
+# A kernel without a number has no colours for its events.
+$(SERIES)/report/timeline.svg: $(LOG)/story.results scripts/report/timeline
+	@mkdir -p $(@D)
+	@scripts/report/timeline $(if $(filter none,$(PREBUILT_NUMBER)),,'Linux $(BASE)=$(LOG)/story-prebuilt') \
+		'Linux $(BASE) with the series=$(LOG)/story' >$@.tmp
+	@mv $@.tmp $@
+
 ##@ bisect      builds and boots the kernel after each patch, with all tests that pass by then
 .PHONY: bisect
 bisect: $(SERIES)/tree.id $(SERIES)/tests.img

@@ -87,11 +87,11 @@ BISECT := scripts/check/bisect base=$(BASE) files=$(FILES_clients) list=$(SERIES
 	tests=$(SERIES)/tests.img
 
 # What the machine needs. Asked every time, since it takes no time.
-.PHONY: packages packages-test packages-static packages-shell packages-clients packages-deb packages-distro
+.PHONY: packages packages-test packages-static packages-shell packages-clients packages-deb packages-distro packages-report
 packages:
 	@scripts/fetch/install-packages kernel $(filter arm64 s390,$(ARCH))
 # A static pattern, since make looks up no other kind for a phony target.
-packages-test packages-shell packages-clients packages-deb packages-distro: packages-%:
+packages-test packages-shell packages-clients packages-deb packages-distro packages-report: packages-%:
 	@scripts/fetch/install-packages kernel $*
 packages-static:
 	@scripts/fetch/install-packages kernel test static arm64 s390
