@@ -165,7 +165,7 @@ compare: $(SERIES)/bzImage $(SERIES)/tests.img $(patsubst %,build/prebuilt/%/ver
 ##@ clients     unmodified systemd, udev, util-linux and more, of SUITE=trixie|sid; RESCAN=y: udev rescans
 .PHONY: clients
 # systemd comes last, since it removes the loop devices that it has used.
-CLIENTS_TESTS := $(addprefix /clients/,util-linux udev example drivers lvm md zram udisks systemd)
+CLIENTS_TESTS := $(addprefix /clients/,util-linux udev example drivers blktests lvm md zram udisks systemd)
 clients: $(LOG)/clients.results $(LOG)/live.results
 	@scripts/results/summary 'make clients' $(START) $(SERIES)/results $^
 $(LOG)/clients.results: $(SERIES)/bzImage $(ROOTFS) build/vm/clients.img \

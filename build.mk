@@ -157,9 +157,9 @@ build/vm/clients/diskseq-wait build/vm/clients/diskseq-mount: build/vm/clients/%
 	@mkdir -p $(@D)
 	@$(STATIC) -o $@ $<
 build/vm/clients.img: build/vm/overlay $(CLIENTS_PROGRAMS) $(wildcard vm/clients/*) \
-		$(filter-out %.c,$(wildcard clients/*)) Documentation/block/diskseq.rst \
+		$(filter-out %.c,$(wildcard clients/*)) Documentation/block/diskseq.rst $(wildcard contrib/blktests/diskseq/*) \
 		scripts/guest/pack-clients scripts/guest/pack-initrd
-	@scripts/guest/pack-clients $< $@ $(CLIENTS_PROGRAMS) $(filter clients/% %.rst,$^)
+	@scripts/guest/pack-clients $< $@ $(CLIENTS_PROGRAMS) $(filter clients/% %.rst,$^) contrib/blktests/diskseq
 $(SERIES)$(MACHINE)/tests.img: FORCE $(SERIES)/tree.id build/vm$(MACHINE)/init
 	@scripts/guest/build-selftests $(SERIES)/tree build/vm$(MACHINE)/init $(@D)
 $(SERIES)/kselftest.img: $(SERIES)/tests.img scripts/guest/pack-kselftest
