@@ -123,19 +123,21 @@ check-tree: $(SERIES)/source.deb
 
 ##@ quilt       writes the series for a distribution's source package
 ##@ deb         builds linux-image and linux-headers packages
-##@ distro      tests check-tree, quilt and deb on Debian's packages
+##@ distro      tests check-tree, quilt, deb and the recipes of DISTRIBUTIONS.md
 .PHONY: quilt deb distro
 quilt: $(SERIES)/tree.id
 	@scripts/distro/write-quilt $(SERIES) $(PATCHES) $(SERIES)/quilt
 deb: $(SERIES)/deb/version
 	@ls -l $(<D)/*.deb
-distro: $(if $(LINUX),,$(LOG)/quilt.results $(LOG)/check-tree.results) $(LOG)/deb.results
+distro: $(if $(LINUX),,$(LOG)/quilt.results $(LOG)/check-tree.results) $(LOG)/recipes.results $(LOG)/deb.results
 	@scripts/results/summary 'make distro' $(START) $(SERIES)/results $^
 $(LOG)/quilt.results: FORCE quilt $(SERIES)/source.deb | packages-distro
 	@scripts/distro/test-quilt dir=$(SERIES) suite=$(DEB_SUITE) deb=$(SERIES)/source.deb quilt=$(SERIES)/quilt out=$@
 $(LOG)/check-tree.results: FORCE $(SERIES)/tree.id $(SERIES)/source.deb
 	@scripts/series/test-check-tree tree=$(SERIES)/tree deb=$(SERIES)/source.deb patches=$(PATCHES) \
 		dir=$(SERIES)/check-tree-test out=$@
+$(LOG)/recipes.results: FORCE quilt patch | packages-distro
+	@scripts/distro/test-recipes dir=$(SERIES) page=DISTRIBUTIONS.md out=$@
 $(LOG)/deb.results: FORCE $(SERIES)/deb/version $(SERIES)/tests.img | packages-distro
 	@scripts/distro/test-debs debs=$(SERIES)/deb suite=$(INSTALL_SUITE) out=$@ \
 		list=$(SERIES)/tests.list initrd=$(SERIES)/tests.img DISKSEQ_STORM=$$(($(STORM) / 10))
