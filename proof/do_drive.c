@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * A CD-ROM drive and a USB stick, whose media QEMU changes while the kernel polls both
+ * (as tools/testing/selftests/block_diskseq/media.c does).
+ */
+#include <dirent.h>
+#include <poll.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "fuzz.h"
+
+#define FOUND_MS	30000
+
+static int port = -1;
+static struct disk *sr;
+static char in_drive;		/* its medium, 0: none */
+
+static const char *qmp_port(void)
+{
+	static char path[300];
+	char attr[300], name[16];
+	struct dirent *entry;
+	bool found = false;
+	FILE *file;
+	DIR *dir = opendir("/sys/class/virtio-ports");
+
+	while (dir && !found && (entry = readdir(dir))) {
+		snprintf(attr, sizeof(attr), "/sys/class/virtio-ports/%s/name", entry->d_name);
+		file = fopen(attr, "re");
+		if (!file)
+			continue;
+		found = fgets(name, sizeof(name), file) && !strcmp(name, "qmp\n");
+		snprintf(path, sizeof(path), "/dev/%s", entry->d_name);
+		fclose(file);
+	}
+	if (dir)
+		closedir(dir);
+	return found ? path : NULL;
+}
+
+const char *drive_missing(void)
+{
+	return !getenv("DISKSEQ_MEDIA") ? "DISKSEQ_MEDIA is not set" :
+	       !qmp_port() ? "no virtio port named qmp" :
+	       !disk_exists("sr0") ? "no sr0" : NULL;
+}
+
+static void read_line(char *line, size_t size)
+{
+	struct pollfd pfd = { .fd = port, .events = POLLIN };
+	size_t len = 0;
+
+	while (len < size - 1) {
+		if (poll(&pfd, 1, limit_ms()) != 1 || read(port, line + len, 1) != 1)
+			die("QMP: no answer");
+		if (line[len] == '\n')
+			break;
+		len++;
+	}
+	line[len] = '\0';
+}
+
+/* Answers to one that was killed, and QEMU's own events, are passed over. */
+static bool __printf(2, 3) qmp(const char *command, const char *arguments, ...)
+{
+	static unsigned int count;
+	char line[4096], id[40];
+	va_list args;
+	int len;
+
+	snprintf(id, sizeof(id), "%d-%u", (int)getpid(), ++count);
+	len = snprintf(line, sizeof(line), "{'execute': '%s', 'id': '%s', 'arguments': {",
+		       command, id);
+	va_start(args, arguments);
+	len += vsnprintf(line + len, sizeof(line) - len, arguments, args);
+	va_end(args);
+	len += snprintf(line + len, sizeof(line) - len, "}}\n");
+	if (write(port, line, len) != len)
+		die("QMP: %s", strerror(errno));
+	do
+		read_line(line, sizeof(line));
+	while (!strstr(line, id));
+	return !strstr(line, "\"error\"");
+}
+
+static bool insert(const char *id, char medium)
+{
+	return qmp("blockdev-change-medium",
+		   "'id': '%s', 'filename': '%s/%s-%c', 'format': 'raw', 'force': true",
+		   id, getenv("DISKSEQ_MEDIA"), id, medium);
+}
+
+static bool plug(char medium)
+{
+	static unsigned int count;
+	char node[32];
+
+	snprintf(node, sizeof(node), "stick-%d-%u", (int)getpid(), ++count);
+	return qmp("blockdev-add",
+		   "'driver': 'raw', 'node-name': '%s', 'file': {'driver': 'file', 'locking': 'off', 'filename': '%s/stick-%c'}",
+		   node, getenv("DISKSEQ_MEDIA"), medium) &&
+	       qmp("device_add", "'driver': 'usb-bot', 'id': 'stickbus'") &&
+	       qmp("device_add",
+		   "'driver': 'scsi-hd', 'id': 'stick', 'bus': 'stickbus.0', 'scsi-id': 0, 'lun': 0, 'removable': true, 'drive': '%s'",
+		   node) &&
+	       qmp("qom-set",
+		   "'path': '/machine/peripheral/stickbus', 'property': 'attached', 'value': true");
+}
+
+static void poll_often(const char *disk)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/sys/block/%s/events_poll_msecs", disk);
+	file_write(path, "50");
+}
+
+static struct disk *stick(void)
+{
+	return disk_exists("sda") ? disk_find("sda") : NULL;
+}
+
+/* Until it is there, and its events are polled for. */
+static void wait_for_stick(void)
+{
+	const char *path = "/sys/block/sda/events_poll_msecs";
+	int64_t end = now_ms() + FOUND_MS;
+
+	/* the last one may be in use, then it has another name */
+	while (access(path, F_OK) && now_ms() < end)
+		poll(NULL, 0, 10);
+	poll_often("sda");
+}
+
+void drive_begin(struct worker *w)
+{
+	sr = disk_find("sr0");
+	port = open(qmp_port(), O_RDWR | O_CLOEXEC);
+	if (port < 0)
+		die("QMP: %s", strerror(errno));
+	op_begin(sr, "take over");
+	qmp("qmp_capabilities", " ");
+	/* what it has now may just have been put in */
+	owe(sr, 2);
+	insert("cdrom", 'a');
+	in_drive = 'a';
+	poll_often("sr0");
+	poll(NULL, 0, 500);
+	if (!disk_exists("sda")) {
+		atomic_inc(&fuzz->silent, 1);
+		plug('a');
+	}
+	wait_for_stick();
+	op_end(0);
+}
+
+/* The content of the disc that was put in, once it has the number. */
+static void check_disc(void)
+{
+	int64_t end = now_ms() + FOUND_MS;
+	char want[16], buf[SECTOR * 4] = "";
+	bool right = false;
+	int fd;
+
+	snprintf(want, sizeof(want), "cdrom-%c", in_drive);
+	/* it needs a moment until it can be read */
+	while (!right && now_ms() < end) {
+		fd = open("/dev/sr0", O_RDONLY | O_CLOEXEC);
+		if (fd >= 0) {
+			if (read(fd, buf, sizeof(buf)) == sizeof(buf)) {
+				right = !memcmp(buf, want, strlen(want));
+				if (!right) {
+					broken(8, sr, "has %s in it, and '%.8s' was read", want, buf);
+					right = true;
+				}
+			}
+			close(fd);
+		}
+		if (!right)
+			poll(NULL, 0, 10);
+	}
+	if (!right)
+		broken(14, sr, "cannot be read for 30 s");
+}
+
+static void change_disc(void)
+{
+	uint64_t before = number_by_name(sr);
+	char medium = draw(3) ? 'a' + draw(2) : 0;
+	bool changes = medium || in_drive;
+
+	op_begin(sr, medium ? "put in %c" : "eject", medium);
+	owe(sr, changes);
+	if (medium)
+		insert("cdrom", medium);
+	else
+		qmp("eject", "'id': 'cdrom', 'force': true");
+	if (changes && !number_follows(sr, before))
+		broken(3, sr, "a disc was %s, and that takes no number for 30 s",
+		       medium ? "put in" : "ejected");
+	in_drive = medium;
+	op_end(0);
+	if (!medium)
+		return;
+	op_begin(sr, "read it");
+	check_disc();
+	op_end(0);
+}
+
+static void change_stick(void)
+{
+	struct disk *d = stick();
+	char medium = draw(3) ? 'a' + draw(2) : 0;
+
+	if (!d)
+		return;
+	op_begin(d, medium ? "put in %c" : "take out", medium);
+	/* QEMU forgets to tell of it if a command ends at that moment */
+	owe(d, 1);
+	if (medium)
+		insert("stick", medium);
+	else
+		qmp("eject", "'id': 'stick', 'force': true");
+	poll(NULL, 0, 100 + draw(200));
+	op_end(0);
+	number_by_name(d);
+}
+
+static void pull_stick(void)
+{
+	struct disk *d = stick();
+	int64_t end = now_ms() + FOUND_MS;
+
+	if (!d)
+		return;
+	op_begin(d, "pull the stick, and plug it in again");
+	/* it may say first that it is empty; one that is not yet registered has a number */
+	owe(d, 1);
+	atomic_inc(&fuzz->silent, 1);
+	qmp("device_del", "'id': 'stickbus'");
+	while (disk_exists("sda") && now_ms() < end)
+		poll(NULL, 0, 10);
+	if (disk_exists("sda"))
+		broken(NO_HANG, d, "it was pulled, and does not go");
+	plug('a' + draw(2));
+	wait_for_stick();
+	op_end(0);
+}
+
+void drive_step(struct worker *w)
+{
+	switch (draw(8)) {
+	case 0 ... 2:
+		change_disc();
+		break;
+	case 3 ... 4:
+		change_stick();
+		break;
+	case 5:
+		pull_stick();
+		break;
+	case 6 ... 7:
+		poll(NULL, 0, draw(200));
+		break;
+	}
+}
+
+/* What was put in a moment ago is found before the end. */
+void drive_end(struct worker *w)
+{
+	op_begin(sr, "let the drives rest");
+	poll(NULL, 0, 500);
+	file_write("/sys/block/sr0/events_poll_msecs", "0");
+	if (stick())
+		file_write("/sys/block/sda/events_poll_msecs", "0");
+	poll(NULL, 0, 500);
+	op_end(0);
+}

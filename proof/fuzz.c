@@ -1,0 +1,746 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Starts the processes of the fuzzer, kills them now and then, watches that each
+ * operation comes to its end, and tells what was found: the rule, the disk, what each
+ * process did last with that disk, and its events.
+ *
+ * In the environment: DISKSEQ_SEED, DISKSEQ_SECONDS, and DISKSEQ_ONLY, names of
+ * processes, for a run in which only those do anything.
+ */
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "fuzz.h"
+#include "nbd_dev.h"
+#include "zram_dev.h"
+
+#define KILL_MS		1500	/* at most so often */
+#define CHECK_MS	15000
+#define TELL_MS		10000
+#define OPS_SHOWN	10
+#define EVENTS_SHOWN	30
+
+struct fuzz *fuzz;
+
+static struct worker *self;
+static uint64_t random_state;
+
+static const struct {
+	int id;
+	const char *name;
+} findings[] = {
+	{ 1, "r1_one_counter" },
+	{ 3, "r3_new_medium_new_number" },
+	{ 4, "r4_number_never_goes_down" },
+	{ 5, "r5_three_readings_one_value" },
+	{ 6, "r6_partition_keeps_its_number" },
+	{ 7, "r7_announced_once" },
+	{ 8, "r8_published_before_announced" },
+	{ 9, "r9_order" },
+	{ 10, "r10_partition_added_once" },
+	{ 11, "r11_poll_returns" },
+	{ 12, "r12_refused_changes_nothing" },
+	{ 14, "r14_no_data_is_lost" },
+	{ 15, "r15_what_worked_goes_on_working" },
+	{ NO_EVENT_LOST, "no_event_is_lost" },
+	{ NO_HANG, "each_operation_returns" },
+	{ NO_DEATH, "each_process_goes_on" },
+};
+
+#define NR_FINDINGS	((int)(sizeof(findings) / sizeof(*findings)))
+
+/* Disks */
+
+struct disk *disk_find(const char *name)
+{
+	int i;
+
+	for (i = 0; i < atomic_get(&fuzz->disks); i++)
+		if (!strcmp(fuzz->disk[i].name, name))
+			return &fuzz->disk[i];
+	return NULL;
+}
+
+/* Only for the observer, who alone adds any. */
+struct disk *disk_slot(const char *name, unsigned int flags)
+{
+	struct disk *d = disk_find(name);
+
+	if (d)
+		return d;
+	if (fuzz->disks == MAX_DISKS)
+		die("more disks than expected: %s", name);
+	d = &fuzz->disk[fuzz->disks];
+	snprintf(d->name, sizeof(d->name), "%s", name);
+	d->flags = flags;
+	atomic_inc(&fuzz->disks, 1);
+	return d;
+}
+
+/* From now on nobody may read less. */
+void publish(struct disk *d, uint64_t number)
+{
+	uint64_t old = atomic_get(&d->published);
+
+	while (old < number &&
+	       !__atomic_compare_exchange_n(&d->published, &old, number, false,
+					    __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+		;
+}
+
+/* The observer reports it, with what was done and what has arrived by then. */
+void broken(int rule, const struct disk *d, const char *fmt, ...)
+{
+	unsigned int i = atomic_inc(&fuzz->brokens, 1) - 1;
+	struct broken *b = &fuzz->broken[i];
+	va_list args;
+
+	if (i >= MAX_BROKEN)
+		return;
+	b->rule = rule;
+	b->disk = d ? d - fuzz->disk : -1;
+	b->worker = self ? self - fuzz->worker : -1;
+	va_start(args, fmt);
+	vsnprintf(b->text, sizeof(b->text), fmt, args);
+	va_end(args);
+	atomic_put(&b->ready, true);
+}
+
+/* What a process does */
+
+static uint64_t mix(uint64_t x)
+{
+	x += 0x9e3779b97f4a7c15;
+	x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
+	x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
+	return x ^ (x >> 31);
+}
+
+unsigned int draw(unsigned int below)
+{
+	random_state = mix(random_state);
+	return (random_state >> 32) % below;
+}
+
+/* What the operation draws is its own, whatever those before it have drawn. */
+static void draw_for(const struct worker *w)
+{
+	random_state = mix(mix(mix(fuzz->seed) + (w - fuzz->worker)) +
+			   ((uint64_t)w->life << 32) + w->steps);
+}
+
+void op_begin(const struct disk *d, const char *fmt, ...)
+{
+	struct op *op = &self->op[self->at++ % TRACE];
+	va_list args;
+
+	op->ms = now_ms();
+	op->step = self->steps;
+	op->disk = d ? d - fuzz->disk : -1;
+	op->err = -1;
+	va_start(args, fmt);
+	vsnprintf(op->what, sizeof(op->what), fmt, args);
+	va_end(args);
+	atomic_put(&self->begun, op->ms);
+}
+
+int op_end(int err)
+{
+	self->op[(self->at - 1) % TRACE].err = err;
+	atomic_put(&self->begun, now_ms());
+	atomic_inc(&self->ops, 1);
+	return err;
+}
+
+/* Before what may raise so many announcements. */
+void owe(struct disk *d, int announcements)
+{
+	atomic_inc(&d->owed_max, announcements);
+}
+
+/*
+ * After an operation that was refused or has done all of it. If others change the same
+ * disk, one announcement may be for two changes.
+ */
+void settle(struct disk *d, int announcements, int err)
+{
+	if (err)
+		atomic_inc(&d->owed_max, -announcements);
+	else if (!(d->flags & SHARED))
+		atomic_inc(&d->owed_min, announcements);
+}
+
+void may_raise(struct disk *d, unsigned int plain, unsigned int rescans)
+{
+	atomic_inc(&d->plain, plain);
+	atomic_inc(&d->rescans, rescans);
+}
+
+/* From sysfs; 0 if the disk is gone. What others have read before is a lower limit. */
+uint64_t number_by_name(struct disk *d)
+{
+	uint64_t least = atomic_get(&d->published), number;
+	char path[64], line[32];
+	ssize_t len;
+	int fd;
+
+	snprintf(path, sizeof(path), "/sys/block/%s/diskseq", d->name);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return 0;
+	len = read(fd, line, sizeof(line) - 1);
+	close(fd);
+	if (len <= 0)
+		return 0;
+	line[len] = '\0';
+	number = strtoull(line, NULL, 10);
+	if (number < least)
+		broken(4, d, "sysfs gives %llu, but %llu was read or announced before",
+		       (unsigned long long)number, (unsigned long long)least);
+	publish(d, number);
+	return number;
+}
+
+/* By the ioctl on @fd, which is of the disk and was opened a moment ago. */
+uint64_t number_by_fd(struct disk *d, int fd)
+{
+	uint64_t number = 0;
+
+	if (ioctl(fd, BLKGETDISKSEQ, &number))
+		broken(5, d, "BLKGETDISKSEQ: %s", strerror(errno));
+	publish(d, number);
+	return number;
+}
+
+/* The disk is one that nobody else changes: both readings say the same. */
+void expect_number(struct disk *d, int fd, uint64_t before, bool changed)
+{
+	uint64_t by_fd = number_by_fd(d, fd), by_name = number_by_name(d);
+
+	if (by_fd != by_name)
+		broken(5, d, "the ioctl gives %llu, sysfs %llu",
+		       (unsigned long long)by_fd, (unsigned long long)by_name);
+	if (changed && by_fd <= before)
+		broken(3, d, "a new medium has %llu, the one before had %llu",
+		       (unsigned long long)by_fd, (unsigned long long)before);
+	if (!changed && by_fd != before)
+		broken(12, d, "has %llu, but nothing changed its medium, which had %llu",
+		       (unsigned long long)by_fd, (unsigned long long)before);
+}
+
+bool number_follows(struct disk *d, uint64_t above)
+{
+	int64_t end = now_ms() + limit_ms() / 2;
+
+	while (number_by_name(d) <= above) {
+		if (now_ms() > end)
+			return false;
+		poll(NULL, 0, 1);
+	}
+	return true;
+}
+
+/* The medium with that number has only sectors of @id, as long as this says so. */
+void medium_is(uint64_t number, char id)
+{
+	struct medium *m = &fuzz->media[number % MEDIA];
+
+	atomic_put(&m->id, 0);
+	atomic_put(&m->number, number);
+	atomic_put(&m->id, id);
+}
+
+/* @sector was read between two readings that gave @number. */
+void medium_check(struct disk *d, uint64_t number, const char *sector, uint64_t nr)
+{
+	struct medium *m = &fuzz->media[number % MEDIA];
+	char id = atomic_get(&m->id), found;
+
+	if (!id || atomic_get(&m->number) != number || atomic_get(&m->id) != id)
+		return;
+	if (sscanf(sector, "image %c sector ", &found) != 1)
+		broken(8, d, "sector %llu of medium %llu, which is image %c, has no text of any image",
+		       (unsigned long long)nr, (unsigned long long)number, id);
+	else if (found != id)
+		broken(8, d, "sector %llu of medium %llu, which is image %c, is of image %c",
+		       (unsigned long long)nr, (unsigned long long)number, id, found);
+}
+
+/* -1 and errno if it cannot be opened. */
+int open_disk(const struct disk *d, int partno, int flags)
+{
+	char path[48];
+
+	if (!partno)
+		snprintf(path, sizeof(path), "/dev/%s", d->name);
+	else if (strchr("0123456789", d->name[strlen(d->name) - 1]))
+		snprintf(path, sizeof(path), "/dev/%sp%d", d->name, partno);
+	else
+		snprintf(path, sizeof(path), "/dev/%s%d", d->name, partno);
+	return open(path, flags | O_CLOEXEC);
+}
+
+bool bytes_are(int fd, uint64_t sector, const char *want)
+{
+	static char have[SECTOR] __aligned(4096);
+
+	return pread(fd, have, SECTOR, sector * SECTOR) == SECTOR &&
+	       !memcmp(want, have, SECTOR);
+}
+
+/* Processes */
+
+static void work(struct worker *w)
+{
+	self = w;
+	close(observer_fd());
+	draw_for(w);
+	if (w->begin)
+		w->begin(w);
+	atomic_put(&w->begun, 0);
+	while (!atomic_get(&fuzz->stop)) {
+		if (atomic_get(&fuzz->pause)) {
+			atomic_put(&w->idle, true);
+			poll(NULL, 0, 5);
+			continue;
+		}
+		atomic_put(&w->idle, false);
+		/* the pause may have begun between the two */
+		if (atomic_get(&fuzz->pause))
+			continue;
+		draw_for(w);
+		w->step(w);
+		atomic_put(&w->begun, 0);
+		w->steps++;
+	}
+	if (w->end)
+		w->end(w);
+	atomic_put(&w->begun, 0);
+	atomic_put(&w->idle, true);
+	_exit(0);
+}
+
+static void start(struct worker *w)
+{
+	pid_t pid;
+
+	atomic_put(&w->idle, false);
+	atomic_put(&w->begun, now_ms());
+	pid = spawn();
+	if (!pid)
+		work(w);
+	w->pid = pid;
+}
+
+static void add(const char *name, void (*begin)(struct worker *w),
+		void (*step)(struct worker *w), void (*end)(struct worker *w), int arg)
+{
+	const char *only = getenv("DISKSEQ_ONLY");
+	struct worker *w = &fuzz->worker[fuzz->workers];
+
+	if (only && !strstr(only, name))
+		return;
+	if (fuzz->workers++ == MAX_WORKERS)
+		die("more processes than expected");
+	w->name = name;
+	w->begin = begin;
+	w->step = step;
+	w->end = end;
+	w->arg = arg;
+}
+
+/* Reports */
+
+static int found[FINDINGS];
+static bool hung;
+
+static const char *finding_name(int id)
+{
+	int i;
+
+	for (i = 0; i < NR_FINDINGS; i++)
+		if (findings[i].id == id)
+			return findings[i].name;
+	return "unknown";
+}
+
+static void show_ops(const struct worker *w, int disk)
+{
+	unsigned int i = w->at > TRACE ? w->at - TRACE : 0, shown = 0, at;
+	const struct op *op;
+
+	/* the last ones, of that disk */
+	for (at = w->at; at > i && shown < OPS_SHOWN; at--)
+		shown += disk < 0 || w->op[(at - 1) % TRACE].disk == disk;
+	if (!shown)
+		return;
+	fprintf(stderr, "#   process %d (%s), life %u:\n", (int)(w - fuzz->worker),
+		w->name, w->life);
+	for (; at < w->at; at++) {
+		op = &w->op[at % TRACE];
+		if (disk >= 0 && op->disk != disk)
+			continue;
+		fprintf(stderr, "#     %.3f #%d %s: %s\n",
+			(op->ms - fuzz->start) / 1000.0, op->step, op->what,
+			op->err < 0 ? "..." : op->err ? strerror(op->err) : "ok");
+	}
+}
+
+static void report(const struct broken *b)
+{
+	const struct disk *d = b->disk < 0 ? NULL : &fuzz->disk[b->disk];
+	static bool shown[FINDINGS][MAX_DISKS + 1];
+	int i;
+
+	fprintf(stderr, "# BROKEN %s: %s%s%s (%s, %.3f s)\n", finding_name(b->rule),
+		d ? d->name : "", d ? ": " : "", b->text,
+		b->worker < 0 ? "observer" : fuzz->worker[b->worker].name,
+		(now_ms() - fuzz->start) / 1000.0);
+	/* the rest once for each rule and disk */
+	if (shown[b->rule][b->disk + 1])
+		return;
+	shown[b->rule][b->disk + 1] = true;
+	for (i = 0; i < fuzz->workers; i++)
+		if (d || b->worker == i)
+			show_ops(&fuzz->worker[i], d ? b->disk : -1);
+	if (d) {
+		fprintf(stderr, "#   events of %s:\n", d->name);
+		observer_show(d, EVENTS_SHOWN);
+	}
+}
+
+static void report_new(void)
+{
+	static unsigned int reported;
+	struct broken *b;
+
+	while (reported < MAX_BROKEN && reported < atomic_get(&fuzz->brokens)) {
+		b = &fuzz->broken[reported++];
+		while (!atomic_get(&b->ready))
+			poll(NULL, 0, 1);
+		/* what has arrived since then may explain it */
+		observer_receive();
+		report(b);
+		found[b->rule]++;
+	}
+}
+
+/* Watching */
+
+static void watch(struct worker *w)
+{
+	int64_t begun = atomic_get(&w->begun);
+	int status;
+	pid_t pid;
+
+	if (!w->pid)
+		return;
+	pid = waitpid(w->pid, &status, WNOHANG);
+	if (pid == w->pid) {
+		w->pid = 0;
+		if (!atomic_get(&fuzz->stop) || status) {
+			fprintf(stderr, "# process %d (%s) ended with status %x\n",
+				(int)(w - fuzz->worker), w->name, status);
+			broken(NO_DEATH, NULL, "process %d (%s) ended by itself",
+			       (int)(w - fuzz->worker), w->name);
+			w->life++;
+			w->steps = 0;
+			if (!atomic_get(&fuzz->stop))
+				start(w);
+		}
+		return;
+	}
+	if (!hung && begun && now_ms() - begun > limit_ms()) {
+		hung = true;
+		broken(NO_HANG, w->at ? &fuzz->disk[(int)w->op[(w->at - 1) % TRACE].disk < 0 ?
+				0 : w->op[(w->at - 1) % TRACE].disk] : NULL,
+		       "process %d (%s) does not come back from: %s",
+		       (int)(w - fuzz->worker), w->name,
+		       w->at ? w->op[(w->at - 1) % TRACE].what : "its begin");
+		tell_where(w->pid);
+	}
+}
+
+static void watch_all(void)
+{
+	int i;
+
+	for (i = 0; i < fuzz->workers; i++)
+		watch(&fuzz->worker[i]);
+	report_new();
+}
+
+static void look(int ms)
+{
+	struct pollfd pfd = { .fd = observer_fd(), .events = POLLIN };
+
+	poll(&pfd, 1, ms);
+	observer_receive();
+	watch_all();
+}
+
+/* Whatever it does: what it holds is the kernel's to give back. */
+static unsigned int kills;
+
+static void kill_one(struct worker *w)
+{
+	int64_t end = now_ms() + limit_ms();
+
+	if (!w->pid)
+		return;
+	kill(w->pid, SIGKILL);
+	while (!waitpid(w->pid, NULL, WNOHANG)) {
+		observer_receive();
+		if (now_ms() > end) {
+			hung = true;
+			tell_where(w->pid);
+			broken(NO_HANG, NULL, "process %d (%s) does not die",
+			       (int)(w - fuzz->worker), w->name);
+			w->pid = 0;
+			return;
+		}
+		poll(NULL, 0, 1);
+	}
+	kills++;
+	w->life++;
+	w->steps = 0;
+	start(w);
+}
+
+static bool all_idle(void)
+{
+	int i;
+
+	for (i = 0; i < fuzz->workers; i++)
+		if (fuzz->worker[i].pid && !atomic_get(&fuzz->worker[i].idle))
+			return false;
+	return true;
+}
+
+static void checkpoint(void)
+{
+	atomic_put(&fuzz->pause, true);
+	while (!all_idle() && !hung)
+		look(5);
+	if (!hung)
+		observer_compare();
+	report_new();
+	atomic_put(&fuzz->pause, false);
+}
+
+static uint64_t all_ops(void)
+{
+	uint64_t sum = 0;
+	int i;
+
+	for (i = 0; i < fuzz->workers; i++)
+		sum += atomic_get(&fuzz->worker[i].ops);
+	return sum;
+}
+
+static void tell(int64_t seconds)
+{
+	fprintf(stderr, "# %lld of %lld s: %llu operations, %llu media, %llu events, %u kills, %u findings\n",
+		(long long)(now_ms() - fuzz->start) / 1000, (long long)seconds,
+		(unsigned long long)all_ops(), (unsigned long long)observer_media(),
+		(unsigned long long)observer_events(), kills,
+		atomic_get(&fuzz->brokens));
+}
+
+static void run(int64_t seconds)
+{
+	int64_t end, check, told, killed, now;
+	int i;
+
+	fuzz->start = now_ms();
+	end = fuzz->start + seconds * 1000;
+	check = told = killed = fuzz->start;
+	for (i = 0; i < fuzz->workers; i++)
+		start(&fuzz->worker[i]);
+	while ((now = now_ms()) < end && !hung &&
+	       atomic_get(&fuzz->brokens) < MAX_BROKEN) {
+		look(20);
+		if (now - told >= TELL_MS) {
+			told = now;
+			tell(seconds);
+		}
+		if (now - check >= CHECK_MS) {
+			checkpoint();
+			check = now_ms();
+		}
+		if (now - killed >= KILL_MS) {
+			random_state = mix(fuzz->seed + kills);
+			kill_one(&fuzz->worker[draw(fuzz->workers)]);
+			killed = now_ms();
+		}
+	}
+}
+
+static void rest(void)
+{
+	int64_t end = now_ms() + limit_ms() + 1000;
+	bool left = true;
+	int i;
+
+	atomic_put(&fuzz->stop, true);
+	while (left && !hung && now_ms() < end) {
+		look(20);
+		for (left = false, i = 0; i < fuzz->workers; i++)
+			left |= !!fuzz->worker[i].pid;
+	}
+	if (left && !hung)
+		broken(NO_HANG, NULL, "the processes do not end");
+	if (left || hung) {
+		for (i = 0; i < fuzz->workers; i++)
+			if (fuzz->worker[i].pid)
+				kill(fuzz->worker[i].pid, SIGKILL);
+		return;
+	}
+	for (i = 0; i < fuzz->disks; i++) {
+		if (!strncmp(fuzz->disk[i].name, "loop", 4) && (fuzz->disk[i].flags & COUNTED))
+			loop_rest(&fuzz->disk[i]);
+		if (!strncmp(fuzz->disk[i].name, "nbd", 3))
+			nbd_rest(&fuzz->disk[i]);
+		if (!strncmp(fuzz->disk[i].name, "zram", 4))
+			zram_rest(&fuzz->disk[i]);
+	}
+	observer_finish();
+}
+
+static void add_loops(int count, unsigned int flags)
+{
+	static struct loop lo[16];
+	static int made;
+
+	while (count--) {
+		loop_create(&lo[made]);
+		loop_close(&lo[made]);
+		disk_slot(lo[made++].name, flags);
+	}
+}
+
+static int add_nbd(int below, unsigned int flags)
+{
+	char name[16];
+	int index = free_below(below);
+
+	snprintf(name, sizeof(name), "nbd%d", index);
+	disk_slot(name, flags);
+	return index;
+}
+
+static void add_zram(unsigned int flags)
+{
+	struct zram z;
+
+	zram_create(&z);
+	disk_slot(z.name, flags);
+}
+
+/* Disks of each kind: one or two of a process of their own, and some for all. */
+static void add_all(void)
+{
+	int first, second;
+
+	/* disks 0 and 1: a process each; 2 and 3 shared; 4 to 7 below md; 8 below dm */
+	add_loops(1, COUNTED | QUIET | BY_DRIVER);
+	add_loops(1, COUNTED | QUIET | BY_DRIVER | PARTS_ALONE);
+	add_loops(2, COUNTED | QUIET | BY_DRIVER | SHARED);
+	add_loops(5, BY_DRIVER);
+	first = add_nbd(MAX_INDEX, COUNTED | QUIET | BY_DRIVER);	/* 9 */
+	second = add_nbd(first, COUNTED | QUIET | BY_DRIVER | SHARED);		/* 10 */
+	add_zram(COUNTED | QUIET | BY_DRIVER);				/* 11 */
+	add_zram(COUNTED | QUIET | BY_DRIVER | SHARED);			/* 12 */
+	disk_slot("md300", COUNTED | BY_DRIVER);			/* 13 */
+	disk_slot("md301", COUNTED | BY_DRIVER | SHARED);			/* 14 */
+	disk_slot("dm-0", COUNTED | BY_DRIVER | REMOVED_TWICE);
+
+	add("loop", loop_alone_begin, loop_alone_step, loop_alone_end, 0);
+	add("loop", loop_alone_begin, loop_alone_step, loop_alone_end, 1);
+	add("loop-shared", NULL, loop_shared_step, NULL, 2);
+	add("loop-shared", NULL, loop_shared_step, NULL, 2);
+	add("loop-shared", NULL, loop_shared_step, NULL, 3);
+	add("nbd", nbd_alone_begin, nbd_alone_step, nbd_alone_end, first);
+	add("nbd-shared", NULL, nbd_shared_step, NULL, second);
+	add("nbd-shared", NULL, nbd_shared_step, NULL, second);
+	add("nbd-shared", NULL, nbd_free_step, NULL, second);
+	add("zram", zram_alone_begin, zram_alone_step, NULL, 11);
+	add("zram-shared", NULL, zram_shared_step, NULL, 12);
+	add("zram-shared", NULL, zram_shared_step, NULL, 12);
+	add("md", md_begin, md_alone_step, md_alone_end, 300);
+	add("md-shared", md_begin, md_shared_step, md_alone_end, 301);
+	add("md-shared", md_begin, md_shared_step, md_alone_end, 301);
+	add("dm", dm_begin, dm_step, dm_end, 8);
+	if (!drive_missing()) {
+		disk_slot("sr0", COUNTED);
+		disk_slot("sda", COUNTED);
+		add("drive", drive_begin, drive_step, drive_end, 0);
+	}
+	add("look", NULL, look_step, NULL, 0);
+	add("look", NULL, look_step, NULL, 0);
+	add("react", react_begin, react_step, NULL, 0);
+	add("react", react_begin, react_step, NULL, 1);
+	add("poll", NULL, poll_step, NULL, 0);
+}
+
+static const char *missing(void)
+{
+	return nbd_missing() ?: zram_missing() ?:
+	       access("/proc/mdstat", F_OK) ? "kernel without md" :
+	       access("/dev/mapper/control", F_OK) ? "kernel without device mapper" : NULL;
+}
+
+int main(void)
+{
+	const char *seed = getenv("DISKSEQ_SEED"), *time_given = getenv("DISKSEQ_SECONDS");
+	const char *reason = missing();
+	int i, failed = 0;
+
+	printf("1..%d\n", NR_FINDINGS);
+	if (reason) {
+		for (i = 0; i < NR_FINDINGS; i++)
+			printf("ok %d %s # SKIP %s\n", i + 1, findings[i].name, reason);
+		return 4;
+	}
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	fuzz = shared_memory(sizeof(*fuzz));
+	fuzz->seed = seed ? strtoull(seed, NULL, 0) :
+			    (uint64_t)time(NULL) * 1000 + getpid() % 1000;
+	fprintf(stderr, "# SEED=%llu\n", (unsigned long long)fuzz->seed);
+	observer_open();
+	add_all();
+	observer_begin();
+	if (drive_missing())
+		fprintf(stderr, "# no drives: %s\n", drive_missing());
+	run(time_given ? atoi(time_given) : 120);
+	rest();
+	report_new();
+	tell((now_ms() - fuzz->start) / 1000);
+	for (i = 0; i < fuzz->workers; i++)
+		fprintf(stderr, "# process %d (%s): %llu operations, life %u\n", i,
+			fuzz->worker[i].name, (unsigned long long)fuzz->worker[i].ops,
+			fuzz->worker[i].life);
+	if (atomic_get(&fuzz->brokens) > MAX_BROKEN)
+		fprintf(stderr, "# %u findings in all, the others are not shown\n",
+			atomic_get(&fuzz->brokens));
+	for (i = 0; i < NR_FINDINGS; i++) {
+		failed |= found[findings[i].id];
+		if (found[findings[i].id])
+			fprintf(stderr, "# %d times, SEED=%llu\n", found[findings[i].id],
+				(unsigned long long)fuzz->seed);
+		printf("%sok %d %s\n", found[findings[i].id] ? "not " : "", i + 1,
+		       findings[i].name);
+	}
+	return !!failed;
+}
