@@ -13,6 +13,9 @@ LINUX ?=
 CONFIG ?=
 ACCEL ?= tcg
 STORM ?= 2000
+MINUTES ?= 2
+SEED ?=
+N ?= 1000000
 SUITE ?= trixie
 FORCE ?=
 export ACCEL FORCE
@@ -180,6 +183,21 @@ $(LOG)/live.results: $(SERIES)/bzImage $(ROOTFS) build/vm/clients.img \
 		$(if $(SIDE_BY_SIDE),$(call after,clients),FORCE)
 	@scripts/guest/run-clients name='a live system on $(SERIES)' kernel=$< out=$(basename $@) seconds=900 \
 		disk=$(ROOTFS) initrd=build/vm/clients.img programs=/clients/live DISKSEQ_LIVE=y
+
+##@ fuzz        random operations on all kinds of disks, observed: MINUTES=2; SEED=N repeats one
+##@ million     N=1000000 attaches of loop, and a tenth of that of nbd, zram and md each
+.PHONY: fuzz million
+fuzz: $(LOG)/fuzz.results
+	@scripts/results/summary 'make fuzz' $(START) $(SERIES)/results $<
+million: $(LOG)/million.results
+	@scripts/results/summary 'make million' $(START) $(SERIES)/results $<
+$(LOG)/fuzz.results: $(KERNEL)/bzImage build/vm/proof.img FORCE
+	@$(SANITIZE:%=LOCKDEP=y) scripts/guest/run-proof name='fuzzer on $(KERNEL)' kernel=$< out=$(basename $@) \
+		seconds=$$(($(MINUTES) * 60 + 600)) initrd=build/vm/proof.img program=/proof/fuzz \
+		DISKSEQ_SECONDS=$$(($(MINUTES) * 60)) $(SEED:%=DISKSEQ_SEED=%)
+$(LOG)/million.results: $(KERNEL)/bzImage build/vm/proof.img FORCE
+	@scripts/guest/run-proof name='$(N) media on $(KERNEL)' kernel=$< out=$(basename $@) \
+		seconds=86400 initrd=build/vm/proof.img program=/proof/million DISKSEQ_MILLION=$(N)
 
 ##@ measure     what the number costs and saves with udev: base and series side by side
 .PHONY: measure

@@ -21,6 +21,11 @@ endif
 ifeq ($(shell expr 'x$(STORM)' : 'x[1-9][0-9][0-9][0-9]*$$'),0)
 $(error STORM=$(STORM): give a number of attaches, 100 or more)
 endif
+# Those that count something, by name.
+whole = $(if $(filter 0,$(shell expr 'x$($(1))' : 'x[1-9][0-9]*$$')),$(error $(1)=$($(1)): give a whole number, 1 or more))
+$(call whole,MINUTES)
+$(call whole,N)
+$(if $(SEED),$(call whole,SEED))
 ifeq ($(filter trixie sid,$(SUITE)),)
 $(error SUITE=$(SUITE) is not known; use trixie or sid)
 endif
@@ -144,6 +149,16 @@ build/vm/story.img: build/vm/init build/vm/story scripts/guest/pack-initrd
 	@scripts/guest/pack-initrd $@.root $@
 build/vm/shell.img: build/vm/init scripts/guest/pack-shell scripts/guest/pack-initrd | packages-shell
 	@scripts/guest/pack-shell $< $@
+# The proof's programs are made of the selftests' files, and stay out of the kernel.
+PROOF := $(addprefix build/vm/proof/,fuzz million)
+build/vm/proof/fuzz: $(sort $(wildcard proof/do_*.c))
+$(PROOF): build/vm/proof/%: proof/%.c proof/share.c proof/observe.c proof/fuzz.h \
+		$(addprefix $(TESTS)/,disk.c image.c uevent.c nbd_dev.c zram_dev.c diskseq.h nbd_dev.h zram_dev.h) | packages
+	@mkdir -p $(@D)
+	@$(STATIC) -I$(TESTS) -o $@ $(filter %.c,$^)
+build/vm/proof.img: build/vm/init $(PROOF) scripts/guest/pack-initrd
+	@rm -rf $@.root && mkdir -p $@.root/proof $@.root/mnt && cp $< $@.root && cp $(PROOF) $@.root/proof
+	@scripts/guest/pack-initrd $@.root $@
 build/vm/clients-%.squashfs: FORCE | packages-clients
 	@scripts/fetch/clients-rootfs $* $@
 build/vm/overlay: vm/overlay.c | packages

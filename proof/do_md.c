@@ -169,15 +169,21 @@ static int add_disk(int i)
 	return called(ioctl(fd, ADD_NEW_DISK, &info));
 }
 
-static int make(int level)
+/*
+ * From the open on alone: who assembles an array that was stopped since leaves one that
+ * nobody can open or stop any more, with or without the series.
+ */
+static int open_and_make(int level)
 {
-	int err = set_info(level);
+	int err;
 
-	if (err)
-		return err;
 	lock_it(F_WRLCK);
-	wait_for_dirs();
-	err = add_disk(0) ?: add_disk(1);
+	fd = open_array();
+	err = fd < 0 ? errno : set_info(level);
+	if (!err) {
+		wait_for_dirs();
+		err = add_disk(0) ?: add_disk(1);
+	}
 	lock_it(F_UNLCK);
 	return err;
 }
@@ -190,9 +196,9 @@ static void assemble(void)
 		return;
 	op_begin(d, "assemble, level %d", level);
 	/* the disk of the last time may still be on its way out */
-	while ((fd = open_array()) < 0)
+	while ((err = open_and_make(level)) && fd < 0)
 		poll(NULL, 0, 1);
-	err = op_end(make(level));
+	op_end(err);
 	if (err)
 		broken(15, d, "assembly: %s", strerror(err));
 	state = MADE;
@@ -382,18 +388,19 @@ void md_shared_step(struct worker *w)
 	int err = 0;
 	char buf[SECTOR];
 
-	op_begin(d, "open");
-	fd = open_array();
-	op_end(fd < 0 ? errno : 0);
+	if (way < 2) {
+		op_begin(d, "assemble");
+		err = op_end(open_and_make(1));
+	} else {
+		op_begin(d, "open");
+		fd = open_array();
+		op_end(fd < 0 ? errno : 0);
+	}
 	if (fd < 0) {
 		poll(NULL, 0, 1);
 		return;
 	}
 	switch (way) {
-	case 0 ... 1:
-		op_begin(d, "assemble");
-		err = make(1);
-		break;
 	case 2 ... 3:
 		op_begin(d, "RUN_ARRAY");
 		owe(d, 2);
@@ -404,8 +411,11 @@ void md_shared_step(struct worker *w)
 		op_begin(d, "STOP_ARRAY");
 		lock_it(F_WRLCK);
 		err = called(ioctl(fd, STOP_ARRAY, NULL));
+		close(fd);
 		lock_it(F_UNLCK);
-		break;
+		op_end(err);
+		fd = -1;
+		return;
 	case 6:
 		op_begin(d, "read");
 		err = called(pread(fd, buf, SECTOR, draw(300) * SECTOR));
@@ -416,7 +426,8 @@ void md_shared_step(struct worker *w)
 		err = called(pwrite(fd, buf, SECTOR, (200 + draw(100)) * SECTOR));
 		break;
 	}
-	op_end(err);
+	if (way >= 2)
+		op_end(err);
 	poll(NULL, 0, 1 + sleep);
 	close(fd);
 	fd = -1;

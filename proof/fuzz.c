@@ -31,8 +31,6 @@
 #define OPS_SHOWN	10
 #define EVENTS_SHOWN	30
 
-struct fuzz *fuzz;
-
 static struct worker *self;
 static uint64_t random_state;
 
@@ -59,45 +57,6 @@ static const struct {
 };
 
 #define NR_FINDINGS	((int)(sizeof(findings) / sizeof(*findings)))
-
-/* Disks */
-
-struct disk *disk_find(const char *name)
-{
-	int i;
-
-	for (i = 0; i < atomic_get(&fuzz->disks); i++)
-		if (!strcmp(fuzz->disk[i].name, name))
-			return &fuzz->disk[i];
-	return NULL;
-}
-
-/* Only for the observer, who alone adds any. */
-struct disk *disk_slot(const char *name, unsigned int flags)
-{
-	struct disk *d = disk_find(name);
-
-	if (d)
-		return d;
-	if (fuzz->disks == MAX_DISKS)
-		die("more disks than expected: %s", name);
-	d = &fuzz->disk[fuzz->disks];
-	snprintf(d->name, sizeof(d->name), "%s", name);
-	d->flags = flags;
-	atomic_inc(&fuzz->disks, 1);
-	return d;
-}
-
-/* From now on nobody may read less. */
-void publish(struct disk *d, uint64_t number)
-{
-	uint64_t old = atomic_get(&d->published);
-
-	while (old < number &&
-	       !__atomic_compare_exchange_n(&d->published, &old, number, false,
-					    __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
-		;
-}
 
 /* The observer reports it, with what was done and what has arrived by then. */
 void broken(int rule, const struct disk *d, const char *fmt, ...)
@@ -179,12 +138,6 @@ void settle(struct disk *d, int announcements, int err)
 		atomic_inc(&d->owed_max, -announcements);
 	else if (!(d->flags & SHARED))
 		atomic_inc(&d->owed_min, announcements);
-}
-
-void may_raise(struct disk *d, unsigned int plain, unsigned int rescans)
-{
-	atomic_inc(&d->plain, plain);
-	atomic_inc(&d->rescans, rescans);
 }
 
 /* From sysfs; 0 if the disk is gone. What others have read before is a lower limit. */
