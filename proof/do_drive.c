@@ -194,11 +194,15 @@ static void change_disc(void)
 	bool changes = medium || in_drive;
 
 	op_begin(sr, medium ? "put in %c" : "eject", medium);
-	owe(sr, changes);
-	if (medium)
+	/* an empty drive says that its medium went when the tray opens, which an open closes */
+	owe(sr, 1);
+	if (medium) {
 		insert("cdrom", medium);
-	else
+	} else {
 		qmp("eject", "'id': 'cdrom', 'force': true");
+		/* QEMU's drive says nothing of an open tray until it is asked */
+		close(open_disk(sr, 0, O_RDONLY));
+	}
 	if (changes && !number_follows(sr, before))
 		broken(3, sr, "a disc was %s, and that takes no number for 30 s",
 		       medium ? "put in" : "ejected");

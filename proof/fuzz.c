@@ -547,12 +547,14 @@ static void rest(void)
 	int i;
 
 	atomic_put(&fuzz->stop, true);
-	while (left && !hung && now_ms() < end) {
+	/* what is so wrong does not come to rest */
+	while (left && !hung && now_ms() < end &&
+	       atomic_get(&fuzz->brokens) < MAX_BROKEN) {
 		look(20);
 		for (left = false, i = 0; i < fuzz->workers; i++)
 			left |= !!fuzz->worker[i].pid;
 	}
-	if (left && !hung)
+	if (now_ms() >= end && !hung)
 		broken(NO_HANG, NULL, "the processes do not end");
 	if (left || hung) {
 		for (i = 0; i < fuzz->workers; i++)

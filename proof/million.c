@@ -38,7 +38,8 @@
 
 static uint64_t *done;		/* how many of this phase, shared */
 static uint64_t wanted;
-static int index_of[PROCESSES];	/* of the disk, for each process */
+static int nbd_index[PROCESSES];	/* of the disk, for each process */
+static int zram_index[PROCESSES];
 
 void broken(int rule, const struct disk *d, const char *fmt, ...)
 {
@@ -84,7 +85,7 @@ static void connect_and_disconnect(int p)
 	static int image;
 
 	if (!n.orders) {
-		n.index = index_of[p];
+		n.index = nbd_index[p];
 		snprintf(n.name, sizeof(n.name), "nbd%d", n.index);
 		n.orders = shared_memory(sizeof(*n.orders));
 		image = image_create_empty();
@@ -96,7 +97,7 @@ static void connect_and_disconnect(int p)
 
 static void size_and_reset(int p)
 {
-	struct zram z = { .index = index_of[p] };
+	struct zram z = { .index = zram_index[p] };
 
 	snprintf(z.name, sizeof(z.name), "zram%d", z.index);
 	must(zram_set_size(&z), "disksize");
@@ -149,7 +150,9 @@ static void start_and_stop(int p)
 
 	if (below < 0) {
 		lo.fd = below = disk_open(fuzz->disk[p].name, 0, O_RDWR);
-		loop_attach(&lo, image_create_empty(), 0);
+		/* it stays, also for the next process */
+		if (loop_configure(&lo, image_create_empty(), 0) && errno != EBUSY)
+			die("%s: LOOP_CONFIGURE: %s", fuzz->disk[p].name, strerror(errno));
 	}
 	if (fstat(below, &st))
 		die("%s: %s", fuzz->disk[p].name, strerror(errno));
@@ -366,12 +369,12 @@ static void add_disks(const struct phase *phase)
 			loop_close(&lo[p]);
 			disk_slot(lo[p].name, BY_DRIVER | PARTS_ALONE);
 		} else if (!strcmp(phase->name, "nbd")) {
-			below = index_of[p] = free_below(below);
+			below = nbd_index[p] = free_below(below);
 			snprintf(name, sizeof(name), "nbd%d", below);
 			disk_slot(name, BY_DRIVER | PARTS_ALONE);
 		} else if (!strcmp(phase->name, "zram")) {
 			zram_create(&z);
-			index_of[p] = z.index;
+			zram_index[p] = z.index;
 			disk_slot(z.name, BY_DRIVER | PARTS_ALONE);
 		} else {
 			snprintf(name, sizeof(name), "md%d", 300 + p);
