@@ -19,7 +19,7 @@
 #define WRITE_COUNT	200
 #define PARTS		2
 
-enum state { OFF, BY_NETLINK, BY_IOCTL, DEAD };
+enum state { OFF, BY_NETLINK, BY_IOCTL };
 
 static struct disk *d;
 static struct nbd n;
@@ -176,12 +176,16 @@ static void disconnect(void)
 	ended(before);
 }
 
+/*
+ * What was on its way to it waits for the disconnect, and whoever opens the device waits
+ * for that: so that comes next.
+ */
 static void server_dies(void)
 {
 	uint64_t before = number_by_name(d);
 	int i;
 
-	if (state == OFF || state == DEAD)
+	if (state == OFF)
 		return;
 	op_begin(d, "the server dies");
 	for (i = 0; i < SERVERS; i++)
@@ -196,7 +200,8 @@ static void server_dies(void)
 	/* a dead link is no new medium */
 	if (number_by_name(d) != before)
 		broken(3, d, "the link is dead, and that took a number");
-	state = DEAD;
+	poll(NULL, 0, draw(50));
+	disconnect();
 }
 
 static void client_dies(void)
@@ -279,7 +284,7 @@ static void write_some(void)
 	ssize_t len = count * SECTOR;
 	int fd, err = 0;
 
-	if (state != BY_NETLINK && state != BY_IOCTL)
+	if (state == OFF)
 		return;
 	serial++;
 	for (s = 0; s < count; s++)
@@ -323,7 +328,7 @@ static void read_some(void)
 	number = number_by_fd(d, fd);
 	len = pread(fd, buf, SECTOR, s * SECTOR);
 	op_end(len < 0 ? errno : 0);
-	if (state == BY_NETLINK || state == BY_IOCTL) {
+	if (state != OFF) {
 		image_sector(id[current], stamp[current][s], NULL, want);
 		if (len != SECTOR)
 			broken(14, d, "sector %llu cannot be read: %s", (unsigned long long)s,
@@ -331,7 +336,7 @@ static void read_some(void)
 		else if (stored[s] && memcmp(want, buf, SECTOR))
 			broken(8, d, "sector %llu of image %c reads as '%.40s'",
 			       (unsigned long long)s, id[current], buf);
-	} else if (state == OFF && len > 0) {
+	} else if (len > 0) {
 		broken(8, d, "%zd bytes were read from a device without a medium", len);
 	}
 	if (number_by_fd(d, fd) != number)
@@ -354,17 +359,8 @@ static void rescan(void)
 		broken(3, d, "a scan took a number");
 }
 
-/*
- * What was on its way to a server that has died waits for the disconnect, and whoever
- * opens the device waits for that.
- */
 void nbd_alone_step(struct worker *w)
 {
-	if (state == DEAD) {
-		poll(NULL, 0, draw(50));
-		disconnect();
-		return;
-	}
 	switch (draw(16)) {
 	case 0 ... 2:
 		connect_netlink();

@@ -16,7 +16,8 @@
 
 #define MAX_DISKS	64
 #define MAX_WORKERS	32
-#define MAX_BROKEN	32
+#define MAX_BROKEN	64
+#define MAX_OF_RULE	4	/* that are reported */
 #define MAX_PARTS	130
 #define TRACE		128
 #define MEDIA		8192
@@ -62,6 +63,7 @@ struct worker {
 	void (*step)(struct worker *w);
 	void (*end)(struct worker *w);
 	int arg;
+	bool helper;		/* goes on for as long as others may need it */
 	pid_t pid;
 	unsigned int life;	/* how many were killed before it */
 	unsigned int steps;
@@ -96,6 +98,7 @@ struct fuzz {
 	int workers;
 	struct worker worker[MAX_WORKERS];
 	unsigned int brokens;
+	unsigned int of_rule[FINDINGS];	/* all of them */
 	struct broken broken[MAX_BROKEN];
 	unsigned int silent;	/* numbers, at most, of disks that were never registered */
 	struct medium media[MEDIA];
