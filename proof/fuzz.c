@@ -315,6 +315,7 @@ static void add(const char *name, void (*begin)(struct worker *w),
 	w->step = step;
 	w->end = end;
 	w->arg = arg;
+	w->helper = step == nbd_free_step;
 }
 
 /* Reports */
@@ -642,7 +643,6 @@ static void add_all(void)
 	add("nbd-shared", NULL, nbd_shared_step, NULL, second);
 	add("nbd-shared", NULL, nbd_shared_step, NULL, second);
 	add("nbd-shared", NULL, nbd_free_step, NULL, second);
-	fuzz->worker[fuzz->workers - 1].helper = true;
 	add("zram", zram_alone_begin, zram_alone_step, NULL, 11);
 	add("zram-shared", NULL, zram_shared_step, NULL, 12);
 	add("zram-shared", NULL, zram_shared_step, NULL, 12);
