@@ -160,6 +160,19 @@ static: $(LOG)/static.results
 $(LOG)/static.results: FORCE $(SERIES)/tree.id | packages-static
 	@scripts/check/static $(BASE) $@
 
+##@ coverage    which lines of the series the selftests execute, by patch: build/BASE/coverage/index.html
+.PHONY: coverage
+coverage: $(LOG)/coverage.results
+	@scripts/results/summary 'make coverage' $(START) $(SERIES)/results $(LOG)/counted.results $<
+# The counting kernel is slower, and its storm is that of a slow one.
+$(LOG)/coverage.results: $(COUNTED)/bzImage $(SERIES)/tests.img FORCE
+	@rm -f $@ $(LOG)/counted-*.counts
+	@scripts/guest/run-selftests name='tests on $(COUNTED)' kernel=$< out=$(LOG)/counted seconds=2400 \
+		obj=$(COUNTED)/obj $(KNOWN) list=$(SERIES)/tests.list initrds=$(SERIES)/tests.img \
+		DISKSEQ_STORM=$$(($(STORM) / 10))
+	@scripts/report/coverage $(SERIES)/tree $(COUNTED)/obj $(PATCHES)/unexecuted $(SERIES)/coverage/index.html $@ \
+		$(LOG)/counted-*.counts
+
 ##@ compare     the selftests on all bases and on Debian's kernels: a table, rule by kernel
 .PHONY: compare
 compare: $(SERIES)/bzImage $(SERIES)/tests.img $(patsubst %,build/prebuilt/%/version,$(COMPARE))

@@ -60,6 +60,7 @@ OTHER_BASES := $(filter-out $(BASE),$(BASES))
 SERIES := build/$(BASE)
 PRISTINE := build/$(BASE)-stock
 SANITIZED := build/$(BASE)-sanitizer
+COUNTED := build/$(BASE)-coverage
 PACKAGING := build/$(BASE)-deb
 PATCHES := patches/$(BASE)
 SERIES_PATCHES := $(shell sed 's/[[:space:]]*\#.*//' $(PATCHES)/series)
@@ -82,6 +83,7 @@ LIMIT := $(if $(PATCHED),,$(KNOWN:%=DISKSEQ_LIMIT=2))
 
 FRAGMENTS := $(shell scripts/kernel/fragments $(BASE) $(CONFIGS))
 WITH_CLIENTS := $(shell scripts/kernel/fragments $(BASE) $(CONFIGS) clients)
+WITH_COVERAGE := $(shell scripts/kernel/fragments $(BASE) $(CONFIGS) clients coverage)
 WITH_SANITIZER := $(shell scripts/kernel/fragments $(BASE) $(CONFIGS) sanitizer)
 PACKAGED := $(shell scripts/kernel/fragments $(BASE) $(CONFIGS) clients deb)
 
@@ -117,10 +119,11 @@ $(PRISTINE)/tree.id: FORCE $(SERIES)/base
 	@scripts/tree/checkout-series $(PRISTINE) stock $(SERIES)
 
 # Kernels: what each is built from, and how it is configured.
-$(SERIES)$(MACHINE)/$(IMAGE) $(SANITIZED)/bzImage: $(SERIES)/tree.id
+$(SERIES)$(MACHINE)/$(IMAGE) $(SANITIZED)/bzImage $(COUNTED)/bzImage: $(SERIES)/tree.id
 $(PRISTINE)$(MACHINE)/$(IMAGE): $(PRISTINE)/tree.id
 $(SERIES)/bzImage $(PRISTINE)/bzImage: $(WITH_CLIENTS)
 $(SANITIZED)/bzImage: $(WITH_SANITIZER)
+$(COUNTED)/bzImage: $(WITH_COVERAGE)
 %/$(IMAGE): $(FRAGMENTS) scripts/kernel/build scripts/kernel/configure
 	@$(NICE) scripts/kernel/build $@ $(patsubst %.id,%,$(filter %.id,$^)) \
 		$(if $(filter vm/configs/clients.config,$^),$(FILES_clients),$(FILES_$(ARCH))) $(filter %.config,$^)

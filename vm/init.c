@@ -13,6 +13,8 @@
 #include <err.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -211,6 +213,104 @@ static const char *lockdep_state(void)
 	return state;
 }
 
+#define COUNTS	"/sys/kernel/debug/gcov"
+#define BLOCK	512
+
+static int counts_port;
+static size_t counts_prefix;
+
+static void write_counts(const void *data, size_t len)
+{
+	ssize_t n;
+
+	for (; len; data = (const char *)data + n, len -= n) {
+		n = write(counts_port, data, len);
+		if (n <= 0)
+			err(1, "write to the port for counts");
+	}
+}
+
+/* Reads all of a file; these say that they have no size. */
+static char *read_all(const char *path, size_t *len)
+{
+	FILE *f = fopen(path, "r");
+	size_t room = 1 << 20, n;
+	char *data = NULL;
+
+	*len = 0;
+	if (!f)
+		err(1, "%s", path);
+	do {
+		if (!data || *len == room) {
+			room *= 2;
+			data = realloc(data, room);
+			if (!data)
+				err(1, "realloc");
+		}
+		n = fread(data + *len, 1, room - *len, f);
+		*len += n;
+	} while (n);
+	if (ferror(f))
+		err(1, "%s", path);
+	fclose(f);
+	return data;
+}
+
+/* Writes one file as a member of a tar. */
+static int save_counts_of(const char *path, const struct stat *st, int type,
+			  struct FTW *ftw)
+{
+	static const char zeros[BLOCK];
+	const char *name = path + counts_prefix;
+	char header[BLOCK] = "", *data, *end = strrchr(path, '.');
+	unsigned int i, sum = 0;
+	size_t len;
+
+	if (type != FTW_F || !end || strcmp(end, ".gcda"))
+		return 0;
+	if (strlen(name) >= 100)
+		errx(1, "%s: too long a name for a tar", name);
+	data = read_all(path, &len);
+	strcpy(header, name);
+	strcpy(header + 100, "0000644");
+	strcpy(header + 108, "0000000");
+	strcpy(header + 116, "0000000");
+	sprintf(header + 124, "%011zo", len);
+	sprintf(header + 136, "%011o", 0);
+	memset(header + 148, ' ', 8);
+	header[156] = '0';
+	memcpy(header + 257, "ustar\00000", 8);
+	for (i = 0; i < BLOCK; i++)
+		sum += (unsigned char)header[i];
+	sprintf(header + 148, "%06o", sum);
+	write_counts(header, BLOCK);
+	write_counts(data, len);
+	write_counts(zeros, -len % BLOCK);
+	free(data);
+	return 0;
+}
+
+/*
+ * Sends to the host how often each line was executed, if it has asked for that:
+ * of the kernel that was built in OBJ, and the names relative to it.
+ */
+static void save_counts(const char *obj)
+{
+	static const char zeros[2 * BLOCK];
+	char dir[PATH_MAX];
+
+	if (!obj)
+		return;
+	mount_at("debugfs", "/sys/kernel/debug");
+	snprintf(dir, sizeof(dir), COUNTS "%s/", obj);
+	counts_prefix = strlen(dir);
+	counts_port = open_port("counts");
+	if (nftw(dir, save_counts_of, 8, FTW_PHYS))
+		err(1, "%s", dir);
+	write_counts(zeros, sizeof(zeros));
+	close(counts_port);
+}
+
 static void run_all(char **programs)
 {
 	int status, port = open_port("verdict");
@@ -223,6 +323,7 @@ static void run_all(char **programs)
 		dprintf(port, "== end %s %d\n", *programs, status);
 		dprintf(port, "== took %lld s\n", (long long)(time(NULL) - begun));
 	}
+	save_counts(getenv("DISKSEQ_COVERAGE"));
 	dprintf(port, "== kernel tainted=%s lockdep=%s\n",
 		first_line("/proc/sys/kernel/tainted"), lockdep_state());
 	dprintf(port, "== done\n");
