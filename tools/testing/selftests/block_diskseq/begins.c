@@ -132,7 +132,8 @@ static void write_medium(struct race *race, int fd, int backing, int medium,
 	block_content(data, medium, 0);
 	while (!put_block(fd, way, data, 0)) {
 		if (now_ms() > end)
-			die("no write to the new medium");
+			die("no write to the new medium, which has %llu bytes: %s",
+			    (unsigned long long)disk_bytes(fd), strerror(errno));
 		if (race->one_cpu)
 			let_the_other_run(race);
 	}

@@ -1693,11 +1693,12 @@ static void clear_when_begun(const struct nbd *n, struct connecting *c)
 	_exit(0);
 }
 
-static void begin_to_connect(const struct nbd *n, struct connecting *c, int sock)
+static void begin_to_connect(const struct nbd *n, struct connecting *c, int sock, int round)
 {
 	on_the_same_cpu(SCHED_FIFO, 10);
 	__atomic_store_n(&c->begun, 1, __ATOMIC_SEQ_CST);
-	usleep(rand() % 400);
+	/* how long the other one takes is not known */
+	usleep(round * 50);
 	if (!ioctl(n->fd, NBD_SET_SOCK, (long)sock)) {
 		__atomic_store_n(&c->in_do_it, 1, __ATOMIC_SEQ_CST);
 		ioctl(n->fd, NBD_DO_IT);
@@ -1725,10 +1726,8 @@ TEST_F(cleared, r3_who_connects_meanwhile_has_its_medium)
 		if (!clearer)
 			clear_when_begun(n, c);
 		client = spawn();
-		if (!client) {
-			srand(round);
-			begin_to_connect(n, c, sock);
-		}
+		if (!client)
+			begin_to_connect(n, c, sock, round);
 		close(sock);
 		ASSERT_TRUE(ends(clearer));
 		end = now_ms() + 1000;
