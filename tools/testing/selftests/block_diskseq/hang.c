@@ -653,9 +653,7 @@ FIXTURE_TEARDOWN(scan)
 {
 	self->n.orders->silent = 0;
 	self->n.orders->leave = 1;
-	if (self->scanner) {
-		EXPECT_TRUE(ends(self->scanner));
-	}
+	EXPECT_TRUE(!self->scanner || ends(self->scanner));
 	loop_destroy(&self->lo);
 	close(self->disk);
 	nbd_destroy(&self->n);

@@ -1652,7 +1652,7 @@ FIXTURE(cleared) {
 	struct nbd n;
 	struct connecting {
 		int begun;
-		int in_do_it;
+		enum { SETTING_UP, IN_DO_IT, ENDED } state;
 	} *connecting;
 };
 
@@ -1698,12 +1698,13 @@ static void begin_to_connect(const struct nbd *n, struct connecting *c, int sock
 	on_the_same_cpu(SCHED_FIFO, 10);
 	__atomic_store_n(&c->begun, 1, __ATOMIC_SEQ_CST);
 	/* how long the other one takes is not known */
-	usleep(round * 50);
+	/* not usleep(): 32-bit programs may have none */
+	poll(NULL, 0, round / 10);
 	if (!ioctl(n->fd, NBD_SET_SOCK, (long)sock)) {
-		__atomic_store_n(&c->in_do_it, 1, __ATOMIC_SEQ_CST);
+		__atomic_store_n(&c->state, IN_DO_IT, __ATOMIC_SEQ_CST);
 		ioctl(n->fd, NBD_DO_IT);
-		__atomic_store_n(&c->in_do_it, 0, __ATOMIC_SEQ_CST);
 	}
+	__atomic_store_n(&c->state, ENDED, __ATOMIC_SEQ_CST);
 	_exit(0);
 }
 
@@ -1721,7 +1722,7 @@ TEST_F(cleared, r3_who_connects_meanwhile_has_its_medium)
 		ASSERT_EQ(0, ioctl(n->fd, NBD_SET_BLKSIZE, (long)SECTOR));
 		ASSERT_EQ(0, ioctl(n->fd, NBD_SET_SIZE, (long)IMAGE_BYTES));
 		c->begun = 0;
-		c->in_do_it = 0;
+		c->state = SETTING_UP;
 		clearer = spawn();
 		if (!clearer)
 			clear_when_begun(n, c);
@@ -1733,9 +1734,9 @@ TEST_F(cleared, r3_who_connects_meanwhile_has_its_medium)
 		end = now_ms() + 1000;
 		do
 			poll(NULL, 0, 5);
-		while (__atomic_load_n(&c->in_do_it, __ATOMIC_SEQ_CST) &&
+		while (__atomic_load_n(&c->state, __ATOMIC_SEQ_CST) != ENDED &&
 		       !disk_bytes(n->fd) && now_ms() < end);
-		if (__atomic_load_n(&c->in_do_it, __ATOMIC_SEQ_CST)) {
+		if (__atomic_load_n(&c->state, __ATOMIC_SEQ_CST) == IN_DO_IT) {
 			connected++;
 			empty += !disk_bytes(n->fd);
 		}
