@@ -156,7 +156,8 @@ build/vm/shell.img: build/vm/init scripts/guest/pack-shell scripts/guest/pack-in
 PROOF := $(addprefix build/vm/proof/,fuzz million)
 build/vm/proof/fuzz: $(sort $(wildcard proof/do_*.c))
 $(PROOF): build/vm/proof/%: proof/%.c proof/share.c proof/observe.c proof/fuzz.h \
-		$(addprefix $(TESTS)/,disk.c image.c uevent.c nbd_dev.c zram_dev.c diskseq.h nbd_dev.h zram_dev.h) | packages
+		$(addprefix $(TESTS)/,disk.c image.c uevent.c dm_dev.c md_dev.c nbd_dev.c zram_dev.c \
+		diskseq.h dm_dev.h md_dev.h nbd_dev.h zram_dev.h) | packages
 	@mkdir -p $(@D)
 	@$(STATIC) -I$(TESTS) -o $@ $(filter %.c,$^)
 build/vm/proof.img: build/vm/init $(PROOF) scripts/guest/pack-initrd

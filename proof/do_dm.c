@@ -10,8 +10,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-#include <linux/dm-ioctl.h>
-
+#include "dm_dev.h"
 #include "fuzz.h"
 
 #define NAME		"diskseq-fuzz"
@@ -24,27 +23,8 @@ static uint64_t first;		/* sector that the table begins at */
 
 static int dm(unsigned long command, unsigned int flags, const char *table)
 {
-	struct {
-		struct dm_ioctl head;
-		struct dm_target_spec target;
-		char text[64];
-	} call = {
-		.head = {
-			.version = { DM_VERSION_MAJOR, 0, 0 },
-			.data_size = sizeof(call),
-			.data_start = offsetof(typeof(call), target),
-			.flags = flags,
-			.name = NAME,
-		},
-	};
-
-	if (table) {
-		call.head.target_count = 1;
-		call.target.length = IMAGE_SECTORS;
-		snprintf(call.target.target_type, sizeof(call.target.target_type), "linear");
-		snprintf(call.text, sizeof(call.text), "%s", table);
-	}
-	return called(ioctl(control, command, &call));
+	return dm_call(control, NAME, command, flags, table ? "linear" : NULL, IMAGE_SECTORS,
+		       table, NULL);
 }
 
 static int load(uint64_t sector)
@@ -58,9 +38,9 @@ static int load(uint64_t sector)
 void dm_begin(struct worker *w)
 {
 	d = disk_find("dm-0");
-	control = open("/dev/mapper/control", O_RDWR | O_CLOEXEC);
+	control = open(DM_CONTROL, O_RDWR | O_CLOEXEC);
 	if (control < 0)
-		die("/dev/mapper/control: %s", strerror(errno));
+		die(DM_CONTROL ": %s", strerror(errno));
 	snprintf(lo.name, sizeof(lo.name), "%s", fuzz->disk[w->arg].name);
 	snprintf(lo.path, sizeof(lo.path), "/dev/%s", lo.name);
 	lo.fd = -1;

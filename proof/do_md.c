@@ -19,9 +19,8 @@
 #include <linux/raid/md_u.h>
 
 #include "fuzz.h"
+#include "md_dev.h"
 
-#define ARRAY_CLEAN	0x1
-#define DISK_IN_USE	0x6	/* active, in sync */
 #define FIRST_BELOW	4	/* of the loop devices */
 #define WRITE_FIRST	200
 #define WRITE_COUNT	200
@@ -140,35 +139,6 @@ void md_begin(struct worker *w)
 	state = NONE;
 }
 
-static int set_info(int level)
-{
-	mdu_array_info_t info = {
-		.minor_version = 90,
-		.level = level,
-		.size = IMAGE_BYTES / 1024,
-		.nr_disks = 2,
-		.raid_disks = 2,
-		.not_persistent = 1,
-		.state = ARRAY_CLEAN,
-		.active_disks = 2,
-		.working_disks = 2,
-	};
-
-	return called(ioctl(fd, SET_ARRAY_INFO, &info));
-}
-
-static int add_disk(int i)
-{
-	mdu_disk_info_t info = { .number = i, .raid_disk = i, .state = DISK_IN_USE };
-	struct stat st;
-
-	if (fstat(lo[i].fd, &st))
-		return errno;
-	info.major = major(st.st_rdev);
-	info.minor = minor(st.st_rdev);
-	return called(ioctl(fd, ADD_NEW_DISK, &info));
-}
-
 /*
  * From the open on alone: who assembles an array that was stopped since leaves one that
  * nobody can open or stop any more, with or without the series.
@@ -179,10 +149,10 @@ static int open_and_make(int level)
 
 	lock_it(F_WRLCK);
 	fd = open_array();
-	err = fd < 0 ? errno : set_info(level);
+	err = fd < 0 ? errno : md_set_info(fd, level, 2);
 	if (!err) {
 		wait_for_dirs();
-		err = add_disk(0) ?: add_disk(1);
+		err = md_add_disk(fd, lo[0].fd, 0) ?: md_add_disk(fd, lo[1].fd, 1);
 	}
 	lock_it(F_UNLCK);
 	return err;
@@ -205,7 +175,7 @@ static void assemble(void)
 	if (level == 1)
 		return;
 	op_begin(d, "RUN_ARRAY, no such level");
-	err = op_end(called(ioctl(fd, RUN_ARRAY, NULL)));
+	err = op_end(md_run(fd));
 	if (!err)
 		broken(12, d, "an array of level 99 runs");
 }
@@ -220,7 +190,7 @@ static void start(void)
 	before = number_by_fd(d, fd);
 	op_begin(d, "RUN_ARRAY");
 	owe(d, 1);
-	err = called(ioctl(fd, RUN_ARRAY, NULL));
+	err = md_run(fd);
 	settle(d, 1, err);
 	op_end(err);
 	if (state == RUNNING && !err)
@@ -292,13 +262,14 @@ static void read_only(void)
 static void refused(void)
 {
 	uint64_t before;
-	int err;
+	int err, i;
 
 	if (state == NONE)
 		return;
 	before = number_by_fd(d, fd);
 	op_begin(d, "add a disk that is in use");
-	err = op_end(add_disk(draw(2)));
+	i = draw(2);
+	err = op_end(md_add_disk(fd, lo[i].fd, i));
 	if (!err)
 		broken(12, d, "a disk was added twice");
 	expect_number(d, fd, before, false);
@@ -404,7 +375,7 @@ void md_shared_step(struct worker *w)
 	case 2 ... 3:
 		op_begin(d, "RUN_ARRAY");
 		owe(d, 2);
-		err = called(ioctl(fd, RUN_ARRAY, NULL));
+		err = md_run(fd);
 		settle(d, 2, err);
 		break;
 	case 4 ... 5:

@@ -347,16 +347,9 @@ static void read_some(void)
 static void rescan(void)
 {
 	uint64_t before = number_by_name(d);
-	int fd, err;
 
 	op_begin(d, "BLKRRPART");
-	fd = open_disk(d, 0, O_RDONLY);
-	may_raise(d, 1, 1);
-	err = called(ioctl(fd, BLKRRPART));
-	close(fd);
-	op_end(err);
-	if (number_by_name(d) != before)
-		broken(3, d, "a scan took a number");
+	scan_and_close(d, open_disk(d, 0, O_RDONLY), before);
 }
 
 void nbd_alone_step(struct worker *w)

@@ -183,7 +183,7 @@ static void read_some(void)
 static void partitions(void)
 {
 	uint64_t before = number_by_name(d);
-	int fd, err;
+	int fd;
 
 	if (!has_size)
 		return;
@@ -192,12 +192,7 @@ static void partitions(void)
 		return;
 	op_begin(d, "write a table, BLKRRPART");
 	image_table(fd, 0, TABLE_MSDOS, 1 + draw(3), "z");
-	may_raise(d, 1, 1);
-	err = called(ioctl(fd, BLKRRPART));
-	close(fd);
-	op_end(err);
-	if (number_by_name(d) != before)
-		broken(3, d, "a scan took a number");
+	scan_and_close(d, fd, before);
 }
 
 static void replace(void)

@@ -21,6 +21,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "dm_dev.h"
 #include "fuzz.h"
 #include "nbd_dev.h"
 #include "zram_dev.h"
@@ -147,21 +148,10 @@ void settle(struct disk *d, int announcements, int err)
 /* From sysfs; 0 if the disk is gone. What others have read before is a lower limit. */
 uint64_t number_by_name(struct disk *d)
 {
-	uint64_t least = atomic_get(&d->published), number;
-	char path[64], line[32];
-	ssize_t len;
-	int fd;
+	uint64_t least = atomic_get(&d->published), number = number_in_sysfs(d);
 
-	snprintf(path, sizeof(path), "/sys/block/%s/diskseq", d->name);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
+	if (!number)
 		return 0;
-	len = read(fd, line, sizeof(line) - 1);
-	close(fd);
-	if (len <= 0)
-		return 0;
-	line[len] = '\0';
-	number = strtoull(line, NULL, 10);
 	if (number < least)
 		broken(4, d, "sysfs gives %llu, but %llu was read or announced before",
 		       (unsigned long long)number, (unsigned long long)least);
@@ -246,6 +236,19 @@ int open_disk(const struct disk *d, int partno, int flags)
 	else
 		snprintf(path, sizeof(path), "/dev/%s%d", d->name, partno);
 	return open(path, flags | O_CLOEXEC);
+}
+
+/* The rest of an operation: the disk is scanned, and has its number from before. */
+void scan_and_close(struct disk *d, int fd, uint64_t before)
+{
+	int err;
+
+	may_raise(d, 1, 1);
+	err = called(ioctl(fd, BLKRRPART));
+	close(fd);
+	op_end(err);
+	if (number_by_name(d) != before)
+		broken(3, d, "a scan took a number");
 }
 
 bool bytes_are(int fd, uint64_t sector, const char *want)
@@ -666,7 +669,7 @@ static const char *missing(void)
 {
 	return nbd_missing() ?: zram_missing() ?:
 	       access("/proc/mdstat", F_OK) ? "kernel without md" :
-	       access("/dev/mapper/control", F_OK) ? "kernel without device mapper" : NULL;
+	       access(DM_CONTROL, F_OK) ? "kernel without device mapper" : NULL;
 }
 
 int main(void)

@@ -107,13 +107,14 @@ struct fuzz {
 
 extern struct fuzz *fuzz;
 
-/* fuzz.c: for all */
+/* share.c; broken() is in fuzz.c and in million.c */
 
 #define atomic_get(p)		__atomic_load_n(p, __ATOMIC_SEQ_CST)
 #define atomic_put(p, v)	__atomic_store_n(p, v, __ATOMIC_SEQ_CST)
 #define atomic_inc(p, n)	__atomic_add_fetch(p, n, __ATOMIC_SEQ_CST)
 
 struct disk *disk_find(const char *name);
+uint64_t number_in_sysfs(const struct disk *d);
 struct disk *disk_slot(const char *name, unsigned int flags);
 void publish(struct disk *d, uint64_t number);
 void broken(int rule, const struct disk *d, const char *fmt, ...) __printf(3, 4);
@@ -133,6 +134,7 @@ bool number_follows(struct disk *d, uint64_t above);
 void medium_is(uint64_t number, char id);
 void medium_check(struct disk *d, uint64_t number, const char *sector, uint64_t nr);
 int open_disk(const struct disk *d, int partno, int flags);
+void scan_and_close(struct disk *d, int fd, uint64_t before);
 bool bytes_are(int fd, uint64_t sector, const char *want);
 
 /* A call that says by errno what it failed with. */

@@ -23,13 +23,12 @@
 #include <linux/raid/md_u.h>
 
 #include "fuzz.h"
+#include "md_dev.h"
 #include "nbd_dev.h"
 #include "zram_dev.h"
 
 #define PROCESSES	4
 #define TELL_MS		10000
-#define ARRAY_CLEAN	0x1
-#define DISK_IN_USE	0x6	/* active, in sync */
 
 /* What may differ afterwards, in kB: caches of each CPU, and what the kernel keeps. */
 #define MEMORY_KB	8192
@@ -131,21 +130,8 @@ static void md_wait(int minor_nr)
 
 static void start_and_stop(int p)
 {
-	mdu_array_info_t info = {
-		.minor_version = 90,
-		.level = 1,
-		.size = IMAGE_BYTES / 1024,
-		.nr_disks = 1,
-		.raid_disks = 1,
-		.not_persistent = 1,
-		.state = ARRAY_CLEAN,
-		.active_disks = 1,
-		.working_disks = 1,
-	};
-	mdu_disk_info_t disk = { .state = DISK_IN_USE };
 	static int below = -1;
 	struct loop lo;
-	struct stat st;
 	int fd;
 
 	if (below < 0) {
@@ -154,14 +140,10 @@ static void start_and_stop(int p)
 		if (loop_configure(&lo, image_create_empty(), 0) && errno != EBUSY)
 			die("%s: LOOP_CONFIGURE: %s", fuzz->disk[p].name, strerror(errno));
 	}
-	if (fstat(below, &st))
-		die("%s: %s", fuzz->disk[p].name, strerror(errno));
-	disk.major = major(st.st_rdev);
-	disk.minor = minor(st.st_rdev);
 	fd = md_open(300 + p);
-	must(called(ioctl(fd, SET_ARRAY_INFO, &info)), "SET_ARRAY_INFO");
-	must(called(ioctl(fd, ADD_NEW_DISK, &disk)), "ADD_NEW_DISK");
-	must(called(ioctl(fd, RUN_ARRAY, NULL)), "RUN_ARRAY");
+	must(md_set_info(fd, 1, 1), "SET_ARRAY_INFO");
+	must(md_add_disk(fd, below, 0), "ADD_NEW_DISK");
+	must(md_run(fd), "RUN_ARRAY");
 	must(called(ioctl(fd, STOP_ARRAY, NULL)), "STOP_ARRAY");
 	close(fd);
 	md_wait(300 + p);

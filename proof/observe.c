@@ -192,22 +192,11 @@ static void see_part(struct disk *d, struct seen *s, const struct uevent *ev)
 
 static void check_published(struct disk *d, uint64_t number)
 {
-	char path[64], line[32];
-	ssize_t len;
-	int fd;
+	uint64_t read = number_in_sysfs(d);
 
-	snprintf(path, sizeof(path), "/sys/block/%s/diskseq", d->name);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return;
-	len = read(fd, line, sizeof(line) - 1);
-	close(fd);
-	if (len <= 0)
-		return;
-	line[len] = '\0';
-	if (strtoull(line, NULL, 10) < number)
-		broken(8, d, "%llu is announced, but sysfs says %s",
-		       (unsigned long long)number, line);
+	if (read && read < number)
+		broken(8, d, "%llu is announced, but sysfs says %llu",
+		       (unsigned long long)number, (unsigned long long)read);
 }
 
 static void see_medium(struct disk *d, struct seen *s, const struct uevent *ev)
@@ -363,19 +352,10 @@ static bool same_as_sysfs(struct disk *d, struct seen *s, int *rule, char *why,
 			  size_t size)
 {
 	char path[64], name[40];
-	uint64_t number = 0;
-	bool there;
-	FILE *file;
+	uint64_t number = number_in_sysfs(d);
+	bool there = number;
 	int p;
 
-	snprintf(path, sizeof(path), "/sys/block/%s/diskseq", d->name);
-	file = fopen(path, "re");
-	there = !!file;
-	if (file) {
-		if (fscanf(file, "%llu", (unsigned long long *)&number) != 1)
-			there = false;
-		fclose(file);
-	}
 	*rule = 7;
 	if (there != s->there) {
 		snprintf(why, size, "is %s, but its events say that it is %s",

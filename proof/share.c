@@ -3,7 +3,9 @@
  * What the fuzzer and the million share of the disks besides the observer.
  */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "fuzz.h"
 
@@ -33,6 +35,25 @@ struct disk *disk_slot(const char *name, unsigned int flags)
 	d->flags = flags;
 	atomic_inc(&fuzz->disks, 1);
 	return d;
+}
+
+/* What sysfs says; 0 if the disk is gone. */
+uint64_t number_in_sysfs(const struct disk *d)
+{
+	char path[64], line[32];
+	ssize_t len;
+	int fd;
+
+	snprintf(path, sizeof(path), "/sys/block/%s/diskseq", d->name);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return 0;
+	len = read(fd, line, sizeof(line) - 1);
+	close(fd);
+	if (len <= 0)
+		return 0;
+	line[len] = '\0';
+	return strtoull(line, NULL, 10);
 }
 
 /* From now on nobody may read less. */

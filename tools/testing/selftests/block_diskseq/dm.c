@@ -10,12 +10,8 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-#include <linux/dm-ioctl.h>
-
 #include "../kselftest_harness.h"
-#include "diskseq.h"
-
-#define CONTROL			"/dev/mapper/control"
+#include "dm_dev.h"
 
 struct dm {
 	char name[32];		/* the device mapper's own */
@@ -24,54 +20,25 @@ struct dm {
 	struct loop lo;		/* below it: two images, one after the other */
 };
 
-/* Returns 0 or what it failed with. @text is a table's parameters or a name. */
-static int dm_call(struct dm *d, unsigned long command, unsigned int flags,
-		   const char *type, uint64_t sectors, const char *text, dev_t *dev)
+static int dm_ctl(struct dm *d, unsigned long command, unsigned int flags,
+		  const char *text, dev_t *dev)
 {
-	struct {
-		struct dm_ioctl head;
-		struct dm_target_spec target;
-		char text[128];
-	} call = {
-		.head = {
-			.version = { DM_VERSION_MAJOR, 0, 0 },
-			.data_size = sizeof(call),
-			.data_start = offsetof(typeof(call), target),
-			.flags = flags,
-		},
-	};
-
-	snprintf(call.head.name, sizeof(call.head.name), "%s", d->name);
-	if (type) {
-		call.head.target_count = 1;
-		call.target.length = sectors;
-		snprintf(call.target.target_type, sizeof(call.target.target_type),
-			 "%s", type);
-		snprintf(call.text, sizeof(call.text), "%s", text);
-	} else if (text) {
-		call.head.data_start = offsetof(typeof(call), text);
-		snprintf(call.text, sizeof(call.text), "%s", text);
-	}
-	if (ioctl(d->control, command, &call))
-		return errno;
-	if (dev)
-		*dev = call.head.dev;
-	return 0;
+	return dm_call(d->control, d->name, command, flags, NULL, 0, text, dev);
 }
 
 static int dm_load(struct dm *d, const char *type, uint64_t sectors, const char *text)
 {
-	return dm_call(d, DM_TABLE_LOAD, 0, type, sectors, text, NULL);
+	return dm_call(d->control, d->name, DM_TABLE_LOAD, 0, type, sectors, text, NULL);
 }
 
 static int dm_suspend(struct dm *d)
 {
-	return dm_call(d, DM_DEV_SUSPEND, DM_SUSPEND_FLAG, NULL, 0, NULL, NULL);
+	return dm_ctl(d, DM_DEV_SUSPEND, DM_SUSPEND_FLAG, NULL, NULL);
 }
 
 static int dm_resume(struct dm *d)
 {
-	return dm_call(d, DM_DEV_SUSPEND, 0, NULL, 0, NULL, NULL);
+	return dm_ctl(d, DM_DEV_SUSPEND, 0, NULL, NULL);
 }
 
 /* Loads a table that begins at a sector of the loop device, and uses it. */
@@ -89,15 +56,15 @@ static const char *dm_missing(void)
 {
 	const char *missing = diskseq_missing();
 
-	if (!missing && access(CONTROL, R_OK | W_OK))
-		missing = "no " CONTROL ": kernel without device mapper";
+	if (!missing && access(DM_CONTROL, R_OK | W_OK))
+		missing = "no " DM_CONTROL ": kernel without device mapper";
 	return missing;
 }
 
 static void dm_create(struct dm *d)
 {
 	dev_t dev;
-	int err = dm_call(d, DM_DEV_CREATE, 0, NULL, 0, NULL, &dev);
+	int err = dm_ctl(d, DM_DEV_CREATE, 0, NULL, &dev);
 
 	if (err)
 		die("%s: create: %s", d->name, strerror(err));
@@ -113,7 +80,7 @@ static void dm_remove(struct dm *d)
 	if (!d->disk[0])
 		return;
 	do
-		err = dm_call(d, DM_DEV_REMOVE, 0, NULL, 0, NULL, NULL);
+		err = dm_ctl(d, DM_DEV_REMOVE, 0, NULL, NULL);
 	while (err == EBUSY && now_ms() < end);
 	if (err)
 		die("%s: remove: %s", d->name, strerror(err));
@@ -125,7 +92,7 @@ static struct dm *owned;
 static void clean_up(void)
 {
 	if (owned && owned->disk[0])
-		dm_call(owned, DM_DEV_REMOVE, 0, NULL, 0, NULL, NULL);
+		dm_ctl(owned, DM_DEV_REMOVE, 0, NULL, NULL);
 }
 
 static void dm_begin(struct dm *d)
@@ -133,9 +100,9 @@ static void dm_begin(struct dm *d)
 	int backing = image_create('a', 2);
 
 	snprintf(d->name, sizeof(d->name), "diskseq-%d", getpid());
-	d->control = open(CONTROL, O_RDWR | O_CLOEXEC);
+	d->control = open(DM_CONTROL, O_RDWR | O_CLOEXEC);
 	if (d->control < 0)
-		die(CONTROL ": %s", strerror(errno));
+		die(DM_CONTROL ": %s", strerror(errno));
 	loop_create(&d->lo);
 	loop_attach(&d->lo, backing, 0);
 	close(backing);
@@ -213,7 +180,7 @@ static int op_rename(struct dm *d)
 	int err;
 
 	snprintf(name, sizeof(name), "renamed-%d", getpid());
-	err = dm_call(d, DM_DEV_RENAME, 0, NULL, 0, name, NULL);
+	err = dm_ctl(d, DM_DEV_RENAME, 0, name, NULL);
 	if (!err)
 		strcpy(d->name, name);
 	return err;
@@ -223,7 +190,7 @@ static int op_load_and_clear(struct dm *d)
 {
 	int err = dm_load(d, "error", IMAGE_SECTORS, "");
 
-	return err ?: dm_call(d, DM_TABLE_CLEAR, 0, NULL, 0, NULL, NULL);
+	return err ?: dm_ctl(d, DM_TABLE_CLEAR, 0, NULL, NULL);
 }
 
 static int op_missing_disk(struct dm *d)
@@ -246,13 +213,13 @@ static int op_beyond_the_end(struct dm *d)
 
 static int op_same_name(struct dm *d)
 {
-	return dm_call(d, DM_DEV_CREATE, 0, NULL, 0, NULL, NULL);
+	return dm_ctl(d, DM_DEV_CREATE, 0, NULL, NULL);
 }
 
 static int op_remove_open(struct dm *d)
 {
 	int fd = disk_open(d->disk, 0, O_RDONLY);
-	int err = dm_call(d, DM_DEV_REMOVE, 0, NULL, 0, NULL, NULL);
+	int err = dm_ctl(d, DM_DEV_REMOVE, 0, NULL, NULL);
 
 	close(fd);
 	return err;

@@ -25,13 +25,8 @@
 
 #include "../kselftest_harness.h"
 #include "diskseq.h"
+#include "md_dev.h"
 
-/* of what mdu_array_info_t and mdu_disk_info_t call state */
-#define ARRAY_CLEAN		0x1
-#define DISK_ACTIVE		0x2
-#define DISK_IN_SYNC		0x4
-
-#define CHUNK_BYTES		(64 << 10)
 #define NO_SUCH_LEVEL		99
 
 /* Far from the arrays that other programs make; opening makes those below 512. */
@@ -249,47 +244,7 @@ static bool array_left(struct array *a)
 	return true;
 }
 
-/* Steps of an assembly by ioctls. All return the errno. */
-
-static int set_info(int fd, int level)
-{
-	mdu_array_info_t info = {
-		.minor_version = 90,
-		.level = level,
-		.size = level == 1 ? IMAGE_BYTES / 1024 : 0,
-		.nr_disks = 2,
-		.raid_disks = 2,
-		.not_persistent = 1,
-		.state = ARRAY_CLEAN,
-		.active_disks = 2,
-		.working_disks = 2,
-		.chunk_size = level == 1 ? 0 : CHUNK_BYTES,
-	};
-
-	return ioctl(fd, SET_ARRAY_INFO, &info) ? errno : 0;
-}
-
-static int add_disk(int fd, const struct loop *lo, int nr)
-{
-	mdu_disk_info_t info = {
-		.number = nr,
-		.raid_disk = nr,
-		.state = DISK_ACTIVE | DISK_IN_SYNC,
-	};
-	struct stat st;
-
-	if (fstat(lo->fd, &st))
-		die("%s: %s", lo->name, strerror(errno));
-	info.major = major(st.st_rdev);
-	info.minor = minor(st.st_rdev);
-	return ioctl(fd, ADD_NEW_DISK, &info) ? errno : 0;
-}
-
-static int run(int fd)
-{
-	return ioctl(fd, RUN_ARRAY, NULL) ? errno : 0;
-}
-
+/* Returns the errno, as the steps of an assembly do. */
 static int write_state(const struct array *a, const char *state)
 {
 	char path[64];
@@ -307,7 +262,7 @@ static void created(struct array *a)
 
 static void without_disks(struct array *a)
 {
-	must(set_info(a->fd, a->level), "SET_ARRAY_INFO");
+	must(md_set_info(a->fd, a->level, 2), "SET_ARRAY_INFO");
 }
 
 /*
@@ -326,7 +281,7 @@ static void must_add_disk(struct array *a, int i)
 			die("%s: does not go away", path);
 		poll(NULL, 0, 1);
 	}
-	must(add_disk(a->fd, &a->lo[i], i), "ADD_NEW_DISK");
+	must(md_add_disk(a->fd, a->lo[i].fd, i), "ADD_NEW_DISK");
 }
 
 static void without_one_disk(struct array *a)
@@ -343,7 +298,7 @@ static void assembled(struct array *a)
 
 static void of_no_level(struct array *a)
 {
-	must(set_info(a->fd, NO_SUCH_LEVEL), "SET_ARRAY_INFO");
+	must(md_set_info(a->fd, NO_SUCH_LEVEL, 2), "SET_ARRAY_INFO");
 	must_add_disk(a, 0);
 	must_add_disk(a, 1);
 }
@@ -357,7 +312,7 @@ static void assembled_closed(struct array *a)
 static void running(struct array *a)
 {
 	assembled(a);
-	must(run(a->fd), "RUN_ARRAY");
+	must(md_run(a->fd), "RUN_ARRAY");
 }
 
 static void running_closed(struct array *a)
@@ -397,7 +352,7 @@ static void inactive(struct array *a)
 
 static int op_run(struct array *a)
 {
-	return run(a->fd);
+	return md_run(a->fd);
 }
 
 static int op_stop(struct array *a)
@@ -452,12 +407,12 @@ static int op_restart_rw(struct array *a)
 
 static int op_set_info(struct array *a)
 {
-	return set_info(a->fd, a->level);
+	return md_set_info(a->fd, a->level, 2);
 }
 
 static int op_add_disk(struct array *a)
 {
-	return add_disk(a->fd, &a->lo[1], 1);
+	return md_add_disk(a->fd, a->lo[1].fd, 1);
 }
 
 static int op_set_faulty(struct array *a)
@@ -471,7 +426,7 @@ static int op_set_faulty(struct array *a)
 
 static int run_as_nobody(void *arg)
 {
-	return run(*(int *)arg);
+	return md_run(*(int *)arg);
 }
 
 static int stop_as_nobody(void *arg)
@@ -887,10 +842,10 @@ TEST_F(refused, r12_run_is_followed_by_a_good_one)
 {
 	without_disks(&self->a);
 	array_begin(&self->a);
-	ASSERT_EQ(EINVAL, run(self->a.fd));
+	ASSERT_EQ(EINVAL, md_run(self->a.fd));
 	must_add_disk(&self->a, 0);
 	must_add_disk(&self->a, 1);
-	ASSERT_EQ(0, run(self->a.fd));
+	ASSERT_EQ(0, md_run(self->a.fd));
 	EXPECT_STREQ("change disk +1 media", events(&self->a.mon, self->a.before));
 	EXPECT_EQ(self->a.before + 1, diskseq(self->a.fd));
 }
@@ -967,7 +922,7 @@ TEST_F(bitmap, r12_run_without_it_takes_no_number)
 {
 	uint64_t counter = next_number();
 
-	ASSERT_EQ(EIO, run(self->a.fd));
+	ASSERT_EQ(EIO, md_run(self->a.fd));
 	EXPECT_EQ(self->a.before, diskseq(self->a.fd));
 	EXPECT_EQ(counter + 1, next_number());
 	EXPECT_STREQ("", events(&self->a.mon, self->a.before));
@@ -977,7 +932,7 @@ TEST_F(bitmap, r12_stop_after_that_takes_no_number)
 {
 	uint64_t counter = next_number();
 
-	ASSERT_EQ(EIO, run(self->a.fd));
+	ASSERT_EQ(EIO, md_run(self->a.fd));
 	ASSERT_EQ(0, stop(self->a.fd));
 	EXPECT_EQ(self->a.before, diskseq(self->a.fd));
 	EXPECT_EQ(counter + 1, next_number());
@@ -986,7 +941,7 @@ TEST_F(bitmap, r12_stop_after_that_takes_no_number)
 
 TEST_F(bitmap, r12_stop_after_that_is_followed_by_a_good_run)
 {
-	ASSERT_EQ(EIO, run(self->a.fd));
+	ASSERT_EQ(EIO, md_run(self->a.fd));
 	ASSERT_EQ(0, stop(self->a.fd));
 	running(&self->a);
 	EXPECT_EQ(self->a.before + 1, diskseq(self->a.fd));
@@ -1171,7 +1126,7 @@ FIXTURE_TEARDOWN(partitions)
 
 TEST_F(partitions, r9_come_after_the_announcement_when_it_is_opened)
 {
-	ASSERT_EQ(0, run(self->a.fd));
+	ASSERT_EQ(0, md_run(self->a.fd));
 	EXPECT_STREQ("change disk +1 media", events(&self->a.mon, self->a.before));
 	array_scan(&self->a);
 	EXPECT_STREQ("add p1-3 +1", events(&self->a.mon, self->a.before));
@@ -1182,7 +1137,7 @@ TEST_F(partitions, r6_have_the_number_of_their_medium)
 	char name[32];
 	int i;
 
-	ASSERT_EQ(0, run(self->a.fd));
+	ASSERT_EQ(0, md_run(self->a.fd));
 	array_scan(&self->a);
 	ASSERT_EQ(PARTS, disk_count_parts(self->a.name));
 	for (i = 1; i <= PARTS; i++) {
@@ -1196,7 +1151,7 @@ TEST_F(partitions, r6_have_the_number_of_their_medium)
 
 TEST_F(partitions, r10_are_added_once_however_often_it_is_opened)
 {
-	ASSERT_EQ(0, run(self->a.fd));
+	ASSERT_EQ(0, md_run(self->a.fd));
 	ASSERT_EQ(0, op_open_and_close(&self->a));
 	EXPECT_STREQ("change disk +1 media, add p1-3 +1",
 		     events(&self->a.mon, self->a.before));
@@ -1204,7 +1159,7 @@ TEST_F(partitions, r10_are_added_once_however_often_it_is_opened)
 
 TEST_F(partitions, r10_are_added_again_by_an_explicit_rescan_only)
 {
-	ASSERT_EQ(0, run(self->a.fd));
+	ASSERT_EQ(0, md_run(self->a.fd));
 	array_scan(&self->a);
 	monitor_drop(&self->a.mon);
 	ASSERT_EQ(0, ioctl(self->a.fd, BLKRRPART));
@@ -1215,7 +1170,7 @@ TEST_F(partitions, r10_are_added_again_by_an_explicit_rescan_only)
 
 TEST_F(partitions, r9_leave_before_the_stop_is_announced)
 {
-	ASSERT_EQ(0, run(self->a.fd));
+	ASSERT_EQ(0, md_run(self->a.fd));
 	array_scan(&self->a);
 	monitor_drop(&self->a.mon);
 	ASSERT_EQ(0, stop(self->a.fd));
@@ -1225,7 +1180,7 @@ TEST_F(partitions, r9_leave_before_the_stop_is_announced)
 
 TEST_F(partitions, r9_leave_before_a_stop_by_sysfs_is_announced)
 {
-	ASSERT_EQ(0, run(self->a.fd));
+	ASSERT_EQ(0, md_run(self->a.fd));
 	array_scan(&self->a);
 	array_close(&self->a);
 	monitor_drop(&self->a.mon);
@@ -1237,7 +1192,7 @@ TEST_F(partitions, r9_leave_before_a_stop_by_sysfs_is_announced)
 
 TEST_F(partitions, r9_are_those_of_the_next_medium_after_it)
 {
-	ASSERT_EQ(0, run(self->a.fd));
+	ASSERT_EQ(0, md_run(self->a.fd));
 	array_scan(&self->a);
 	array_close(&self->a);
 	ASSERT_EQ(0, write_state(&self->a, "inactive"));
@@ -1250,7 +1205,7 @@ TEST_F(partitions, r9_are_those_of_the_next_medium_after_it)
 
 TEST_F(partitions, r12_stay_at_a_refused_stop)
 {
-	ASSERT_EQ(0, run(self->a.fd));
+	ASSERT_EQ(0, md_run(self->a.fd));
 	array_scan(&self->a);
 	self->a.second = disk_open(self->a.name, 2, O_RDONLY);
 	monitor_drop(&self->a.mon);
@@ -1648,10 +1603,10 @@ static pid_t start_runner(struct array *a, struct shared *shared, bool runs,
 			continue;
 		/* what has been done already is refused, which is as well */
 		if (runs && !disk_bytes(fd)) {
-			set_info(fd, a->level);
-			add_disk(fd, &a->lo[0], 0);
-			add_disk(fd, &a->lo[1], 1);
-			*count += !run(fd);
+			md_set_info(fd, a->level, 2);
+			md_add_disk(fd, a->lo[0].fd, 0);
+			md_add_disk(fd, a->lo[1].fd, 1);
+			*count += !md_run(fd);
 		} else if (!runs && disk_bytes(fd)) {
 			*count += !stop(fd);
 		}
@@ -1740,7 +1695,7 @@ TEST_F(raced, r14_keeps_what_is_written_at_once)
 		assembled(a);
 		pid = start_early_writer(a, &ready, medium);
 		gate_wait(&ready);
-		must(run(a->fd), "RUN_ARRAY");
+		must(md_run(a->fd), "RUN_ARRAY");
 		failed += !!child_status(pid);
 		sector_content(want, medium);
 		lost += pread(a->fd, buf, SECTOR, 0) != SECTOR ||
