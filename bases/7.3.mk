@@ -18,16 +18,15 @@ MAIL_PREFIX := PATCH
 # Rule 13: the structures that may grow by 8 bytes each, and an object that has them
 SIZES := gendisk block_device
 SIZES_OBJECT := block/genhd.o
-# and functions that each I/O runs, whose instructions the series leaves as they are. Not so are
-# loop_queue_rq(), which compares the state with another value, and zram_submit_bio(), which has one
-# comparison more.
+# and functions that each I/O runs, whose instructions the series leaves as they are. Not so is
+# loop_queue_rq(), which compares the state with another value.
 IO_PATH := block/blk-core.o:submit_bio block/blk-core.o:submit_bio_noacct block/bio.o:bio_endio \
 	block/blk-mq.o:blk_mq_submit_bio block/blk-mq.o:blk_update_request \
 	block/blk-mq.o:blk_mq_dispatch_rq_list block/fops.o:blkdev_read_iter \
 	block/fops.o:blkdev_write_iter drivers/block/loop.o:loop_process_work \
 	drivers/block/loop.o:lo_rw_aio_complete drivers/block/loop.o:lo_complete_rq \
 	drivers/block/nbd.o:nbd_queue_rq drivers/block/nbd.o:recv_work \
-	drivers/md/md.o:md_handle_request drivers/scsi/sd.o:sd_init_command drivers/scsi/sd.o:sd_done
+	drivers/block/zram/zram_drv.o:zram_submit_bio drivers/md/md.o:md_handle_request drivers/scsi/sd.o:sd_init_command drivers/scsi/sd.o:sd_done
 
 MACHINES := x86_64
 # About how many files a kernel build compiles, for the progress line: FILES_MACHINE without

@@ -3,7 +3,6 @@
  * zram: a process that has a device for itself, and several that set and reset the
  * size of another one.
  */
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,9 +45,9 @@ void zram_alone_begin(struct worker *w)
 			die("%s is made instead of %s", z.name, d->name);
 	}
 	names(&z, d);
-	while ((err = zram_reset(&z)) == EBUSY)
-		poll(NULL, 0, 1);
-	op_end(err);
+	err = op_end(zram_reset(&z));
+	if (err)
+		broken(15, d, "reset: %s", strerror(err));
 	has_size = false;
 	forget();
 }
@@ -75,23 +74,22 @@ static void set_size(void)
 static void reset(void)
 {
 	uint64_t before = number_by_name(d);
-	unsigned int way = draw(3);
+	bool claimed = !draw(3);
 	int fd = -1, err;
 
-	/* whoever may write to it keeps it */
-	if (way)
-		fd = open_disk(d, 0, way == 1 ? O_RDONLY : O_RDWR);
-	op_begin(d, "reset%s", way == 1 ? " while it is read" : way ? " while it is open" : "");
+	if (claimed)
+		fd = open_disk(d, 0, O_RDWR | O_EXCL);
+	op_begin(d, "reset%s", fd < 0 ? "" : " while it is claimed");
 	owe(d, has_size);
 	err = zram_reset(&z);
 	settle(d, has_size, err);
 	op_end(err);
+	if (fd >= 0 && err != EBUSY)
+		broken(12, d, "reset of a device that is claimed: %s", strerror(err));
 	if (fd >= 0)
 		close(fd);
-	if (way == 2 && fd >= 0 && err != EBUSY)
-		broken(12, d, "reset of a device that is open for writing: %s", strerror(err));
-	/* others may have it open, too, but not for writing */
-	if (way != 2 && err)
+	/* nobody else has it open for long */
+	else if (err && !claimed)
 		broken(15, d, "reset: %s", strerror(err));
 	if ((!err && has_size) != (number_by_name(d) > before))
 		broken(err ? 12 : 3, d, "has %llu, before reset it had %llu",

@@ -1698,8 +1698,7 @@ static void begin_to_connect(const struct nbd *n, struct connecting *c, int sock
 	on_the_same_cpu(SCHED_FIFO, 10);
 	__atomic_store_n(&c->begun, 1, __ATOMIC_SEQ_CST);
 	/* how long the other one takes is not known */
-	/* not usleep(): 32-bit programs may have none */
-	poll(NULL, 0, round / 10);
+	usleep(100 * round);
 	if (!ioctl(n->fd, NBD_SET_SOCK, (long)sock)) {
 		__atomic_store_n(&c->state, IN_DO_IT, __ATOMIC_SEQ_CST);
 		ioctl(n->fd, NBD_DO_IT);

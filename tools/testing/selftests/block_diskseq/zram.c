@@ -53,10 +53,22 @@ static void unset_open(struct zram *z)
 	zram_open(z);
 }
 
+/* Nobody waits for who has claimed it. */
+static void unset_claimed(struct zram *z)
+{
+	z->fd = disk_open(z->name, 0, O_RDWR | O_EXCL);
+}
+
 static void set_open(struct zram *z)
 {
 	is_set(z);
 	zram_open(z);
+}
+
+static void set_claimed(struct zram *z)
+{
+	is_set(z);
+	unset_claimed(z);
 }
 
 static void set_written(struct zram *z)
@@ -339,8 +351,8 @@ FIXTURE_VARIANT_ADD(same_medium, reset_word) {
 	.error = EINVAL,
 };
 
-FIXTURE_VARIANT_ADD(same_medium, reset_while_open) {
-	.prepare = set_open,
+FIXTURE_VARIANT_ADD(same_medium, reset_while_claimed) {
+	.prepare = set_claimed,
 	.operate = op_reset,
 	.error = EBUSY,
 };
@@ -361,14 +373,14 @@ FIXTURE_VARIANT_ADD(same_medium, reset_twice) {
 	.operate = op_reset,
 };
 
-FIXTURE_VARIANT_ADD(same_medium, reset_without_disksize_while_open) {
-	.prepare = unset_open,
+FIXTURE_VARIANT_ADD(same_medium, reset_without_disksize_while_claimed) {
+	.prepare = unset_claimed,
 	.operate = op_reset,
 	.error = EBUSY,
 };
 
-FIXTURE_VARIANT_ADD(same_medium, hot_remove_while_open) {
-	.prepare = set_open,
+FIXTURE_VARIANT_ADD(same_medium, hot_remove_while_claimed) {
+	.prepare = set_claimed,
 	.operate = op_hot_remove,
 	.error = EBUSY,
 };

@@ -71,9 +71,22 @@ static int hot_remove(int index)
 	return file_write(CONTROL "hot_remove", number);
 }
 
+static void disown(int index)
+{
+	int i;
+
+	for (i = 0; i < nr_owned; i++)
+		if (owned[i] == index)
+			owned[i--] = owned[--nr_owned];
+}
+
 int zram_hot_remove(const struct zram *z)
 {
-	return hot_remove(z->index);
+	int err = hot_remove(z->index);
+
+	if (!err)
+		disown(z->index);
+	return err;
 }
 
 /* Others may have it open for a moment. */
@@ -128,7 +141,7 @@ void zram_close(struct zram *z)
 
 void zram_destroy(struct zram *z)
 {
-	int i, err;
+	int err;
 
 	if (!z->name[0])
 		return;
@@ -136,8 +149,6 @@ void zram_destroy(struct zram *z)
 	err = hot_remove_when_closed(z->index);
 	if (err)
 		die("%s: hot_remove: %s", z->name, strerror(err));
-	for (i = 0; i < nr_owned; i++)
-		if (owned[i] == z->index)
-			owned[i--] = owned[--nr_owned];
+	disown(z->index);
 	z->name[0] = '\0';
 }
