@@ -24,12 +24,12 @@ export PATH := $(PATH):/usr/sbin:/sbin
 
 include build.mk
 
-##@ run         the main job: the story on real loop devices, without and with the series
+##@ run         the demonstration: loop devices and their uevents, without and with the series
 .PHONY: run
 run: $(SERIES)/bzImage build/vm/story.img build/prebuilt/$(PREBUILT_SUITE)/version
 	@scripts/guest/play-story $(STORY)
 
-##@ test        all tests of the series, and the selftests on other bases (OTHERS=: not); SANITIZE=1: with KASAN
+##@ test        all tests of the series, and the selftests on other bases (OTHERS=: none); SANITIZE=1: with KASAN
 ##@ test-all    everything on each base, with KASAN and without
 .PHONY: test test-all
 ifdef TEST
@@ -105,7 +105,7 @@ kernel: $(KERNEL)/$(IMAGE)
 	@ls -l $<
 
 ##@ tree        build/BASE/tree: a git tree of the base with the series, a commit a patch
-##@ refresh     takes the commits of build/BASE/tree back into patches/
+##@ refresh     writes the commits of build/BASE/tree back to patches/
 ##@ series      writes the series as mails for "git am", and as mbox files for b4, signed off by you
 ##@ patch       writes the series as one patch, for "patch -p1"
 .PHONY: tree refresh series patch
@@ -119,7 +119,7 @@ patch: $(SERIES)/tree.id
 	@git -C $(SERIES)/tree diff base HEAD >$(SERIES)/diskseq.patch
 	@ls -l $(SERIES)/diskseq.patch
 
-##@ check-tree  says of each patch whether LINUX=DIR takes it, and what is in its way
+##@ check-tree  tells whether each patch applies to LINUX=DIR, and shows the conflicts
 .PHONY: check-tree
 check-tree: $(SERIES)/source.deb
 	@scripts/series/check-tree '$(LINUX)' $< $(PATCHES) $(SERIES)/check-tree
