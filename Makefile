@@ -15,6 +15,7 @@ ACCEL ?= tcg
 STORM ?= 2000
 MINUTES ?= 2
 SEED ?=
+MUTANTS ?=
 N ?= 1000000
 SUITE ?= trixie
 FORCE ?=
@@ -172,6 +173,15 @@ $(LOG)/coverage.results: $(COUNTED)/bzImage $(SERIES)/tests.img FORCE
 		DISKSEQ_STORM=$$(($(STORM) / 10))
 	@scripts/report/coverage $(SERIES)/tree $(COUNTED)/obj $(PATCHES)/unexecuted $(SERIES)/coverage/index.html $@ \
 		$(LOG)/counted-*.counts
+
+##@ mutants     makes small faults in the series, one at a time: which does no test find? MUTANTS=PATTERN
+.PHONY: mutants
+mutants: $(LOG)/mutants.results
+	@scripts/results/summary 'make mutants' $(START) $(SERIES)/results $<
+$(LOG)/mutants.results: $(MUTATED)/bzImage $(SERIES)/tests.img FORCE
+	@scripts/guest/run-mutants kernel=$< list=$(MUTATED)/list dir=$(MUTATED) tree=$(SERIES)/tree \
+		initrd=$(SERIES)/tests.img programs=$(SERIES)/tests.list explained=$(PATCHES)/survivors out=$@ \
+		only='$(MUTANTS)' $(KNOWN) DISKSEQ_STORM=200
 
 ##@ compare     the selftests on all bases and on Debian's kernels: a table, rule by kernel
 .PHONY: compare

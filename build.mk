@@ -61,6 +61,7 @@ SERIES := build/$(BASE)
 PRISTINE := build/$(BASE)-stock
 SANITIZED := build/$(BASE)-sanitizer
 COUNTED := build/$(BASE)-coverage
+MUTATED := build/$(BASE)-mutants$(SANITIZE:%=-sanitizer)
 PACKAGING := build/$(BASE)-deb
 PATCHES := patches/$(BASE)
 SERIES_PATCHES := $(shell sed 's/[[:space:]]*\#.*//' $(PATCHES)/series)
@@ -117,6 +118,10 @@ $(SERIES)/tree.id: FORCE $(SERIES)/base
 	@scripts/tree/checkout-series $(SERIES) $(PATCHES)
 $(PRISTINE)/tree.id: FORCE $(SERIES)/base
 	@scripts/tree/checkout-series $(PRISTINE) stock $(SERIES)
+$(MUTATED)/tree.id: $(SERIES)/tree.id scripts/tree/add-mutants
+	@mkdir -p $(@D)
+	@scripts/tree/add-mutants $(SERIES)/tree $(@D)/tree $(@D)/list
+	@cp $< $@
 
 # Kernels: what each is built from, and how it is configured.
 $(SERIES)$(MACHINE)/$(IMAGE) $(SANITIZED)/bzImage $(COUNTED)/bzImage: $(SERIES)/tree.id
@@ -124,6 +129,7 @@ $(PRISTINE)$(MACHINE)/$(IMAGE): $(PRISTINE)/tree.id
 $(SERIES)/bzImage $(PRISTINE)/bzImage: $(WITH_CLIENTS)
 $(SANITIZED)/bzImage: $(WITH_SANITIZER)
 $(COUNTED)/bzImage: $(WITH_COVERAGE)
+$(MUTATED)/bzImage: $(MUTATED)/tree.id $(if $(SANITIZE),$(WITH_SANITIZER),$(WITH_CLIENTS))
 %/$(IMAGE): $(FRAGMENTS) scripts/kernel/build scripts/kernel/configure
 	@$(NICE) scripts/kernel/build $@ $(patsubst %.id,%,$(filter %.id,$^)) \
 		$(if $(filter vm/configs/clients.config,$^),$(FILES_clients),$(FILES_$(ARCH))) $(filter %.config,$^)
