@@ -17,6 +17,7 @@ MINUTES ?= 2
 SEED ?=
 MUTANTS ?=
 N ?= 1000000
+ROUNDS ?= 3
 SUITE ?= trixie
 FORCE ?=
 export ACCEL FORCE
@@ -222,6 +223,15 @@ $(LOG)/million.results: $(KERNEL)/bzImage build/vm/proof.img FORCE
 	@scripts/guest/run-proof name='$(N) media on $(KERNEL)' kernel=$< out=$(basename $@) \
 		seconds=86400 initrd=build/vm/proof.img program=/proof/million DISKSEQ_MILLION=$(N)
 
+##@ scale       how the cost of a media change grows with what is around it: base and series; ROUNDS=3
+.PHONY: scale
+scale: $(LOG)/scale.results
+	@scripts/results/summary 'make scale' $(START) $(SERIES)/results $<
+$(LOG)/scale.results: $(PRISTINE)/bzImage $(SERIES)/bzImage build/vm/proof.img FORCE | packages-scale
+	@scripts/guest/measure-scale stock=$(PRISTINE)/bzImage series=$(SERIES)/bzImage initrd=build/vm/proof.img \
+		out=$(basename $@) rounds=$(ROUNDS)
+	@scripts/report/scale $(basename $@)
+
 ##@ measure     what the number costs and saves with udev: base and series side by side
 .PHONY: measure
 measure: $(PRISTINE)/bzImage $(SERIES)/bzImage $(ROOTFS) build/vm/clients.img
@@ -232,7 +242,10 @@ measure: $(PRISTINE)/bzImage $(SERIES)/bzImage $(ROOTFS) build/vm/clients.img
 report: $(SERIES)/report/timeline.svg | packages-report
 	@scripts/report/page 'diskseq on Linux $(BASE)' 'Who uses loop0, and what udev is told=make run=$<' \
 		'What holds on which kernel=make compare=$(LOG)/compare.md' \
-		'What it costs=make measure=$(LOG)/measure.md' 'The story=make run=$(LOG)/story' >$(<D)/index.html
+		'What it costs=make measure=$(LOG)/measure.md' 'How that grows=make scale=$(LOG)/scale.md' \
+		$(foreach axis,partitions listeners pollers beside disks cpus, \
+		'What an attach and a detach cost: $(axis)=make scale=$(LOG)/scale-$(axis).svg') \
+		'The story=make run=$(LOG)/story' >$(<D)/index.html
 	@scripts/report/look-at $(<D)/index.html $(LOG)/report.results
 	@scripts/results/summary 'make report' $(START) $(SERIES)/results $(LOG)/report.results
 # A kernel without a number has no colours for its events.

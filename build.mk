@@ -25,6 +25,7 @@ endif
 whole = $(if $(filter 0,$(shell expr 'x$($(1))' : 'x[1-9][0-9]*$$')),$(error $(1)=$($(1)): give a whole number, 1 or more))
 $(call whole,MINUTES)
 $(call whole,N)
+$(call whole,ROUNDS)
 $(if $(SEED),$(call whole,SEED))
 ifeq ($(filter trixie sid,$(SUITE)),)
 $(error SUITE=$(SUITE) is not known; use trixie or sid)
@@ -95,11 +96,11 @@ BISECT := scripts/check/bisect base=$(BASE) files=$(FILES_clients) list=$(SERIES
 	tests=$(SERIES)/tests.img
 
 # What the machine needs. Asked every time, since it takes no time.
-.PHONY: packages packages-test packages-static packages-shell packages-clients packages-deb packages-distro packages-report
+.PHONY: packages packages-test packages-static packages-shell packages-clients packages-deb packages-distro packages-report packages-scale
 packages:
 	@scripts/fetch/install-packages kernel $(filter arm64 s390,$(ARCH))
 # A static pattern, since make looks up no other kind for a phony target.
-packages-test packages-shell packages-clients packages-deb packages-distro packages-report: packages-%:
+packages-test packages-shell packages-clients packages-deb packages-distro packages-report packages-scale: packages-%:
 	@scripts/fetch/install-packages kernel $*
 packages-static:
 	@scripts/fetch/install-packages kernel test static arm64 s390
@@ -159,11 +160,14 @@ build/vm/story.img: build/vm/init build/vm/story scripts/guest/pack-initrd
 build/vm/shell.img: build/vm/init scripts/guest/pack-shell scripts/guest/pack-initrd | packages-shell
 	@scripts/guest/pack-shell $< $@
 # The proof's programs are made of the selftests' files, and stay out of the kernel.
-PROOF := $(addprefix build/vm/proof/,fuzz million)
+PROOF := $(addprefix build/vm/proof/,fuzz million scale)
 build/vm/proof/fuzz: $(sort $(wildcard proof/do_*.c))
-$(PROOF): build/vm/proof/%: proof/%.c proof/share.c proof/observe.c proof/fuzz.h \
+$(filter-out %/scale,$(PROOF)): build/vm/proof/%: proof/%.c proof/share.c proof/observe.c proof/fuzz.h \
 		$(addprefix $(TESTS)/,disk.c image.c uevent.c dm_dev.c md_dev.c nbd_dev.c zram_dev.c \
 		diskseq.h dm_dev.h md_dev.h nbd_dev.h zram_dev.h) | packages
+	@mkdir -p $(@D)
+	@$(STATIC) -I$(TESTS) -o $@ $(filter %.c,$^)
+build/vm/proof/scale: proof/scale.c $(addprefix $(TESTS)/,disk.c image.c diskseq.h) | packages
 	@mkdir -p $(@D)
 	@$(STATIC) -I$(TESTS) -o $@ $(filter %.c,$^)
 build/vm/proof.img: build/vm/init $(PROOF) scripts/guest/pack-initrd
