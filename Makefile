@@ -232,6 +232,14 @@ $(LOG)/scale.results: $(PRISTINE)/bzImage $(SERIES)/bzImage build/vm/proof.img F
 		out=$(basename $@) rounds=$(ROUNDS)
 	@scripts/report/scale $(basename $@)
 
+##@ inject      each allocation of each operation fails once: TEST=PATTERN for some operations
+.PHONY: inject
+inject: $(LOG)/inject.results
+	@scripts/results/summary 'make inject' $(START) $(SERIES)/results $<
+$(LOG)/inject.results: $(FAILING)/bzImage build/vm/proof.img FORCE
+	@LOCKDEP=y TAINT=512 scripts/guest/run-proof name='failures on $(FAILING)' kernel=$< out=$(basename $@) \
+		seconds=28800 initrd=build/vm/proof.img program=/proof/inject $(if $(TEST),'DISKSEQ_ONLY=$(TEST)')
+
 ##@ measure     what the number costs and saves with udev: base and series side by side
 .PHONY: measure
 measure: $(PRISTINE)/bzImage $(SERIES)/bzImage $(ROOTFS) build/vm/clients.img

@@ -63,6 +63,7 @@ PRISTINE := build/$(BASE)-stock
 SANITIZED := build/$(BASE)-sanitizer
 COUNTED := build/$(BASE)-coverage
 MUTATED := build/$(BASE)-mutants$(SANITIZE:%=-sanitizer)
+FAILING := build/$(BASE)-inject
 PACKAGING := build/$(BASE)-deb
 PATCHES := patches/$(BASE)
 SERIES_PATCHES := $(shell sed 's/[[:space:]]*\#.*//' $(PATCHES)/series)
@@ -87,6 +88,7 @@ FRAGMENTS := $(shell scripts/kernel/fragments $(BASE) $(CONFIGS))
 WITH_CLIENTS := $(shell scripts/kernel/fragments $(BASE) $(CONFIGS) clients)
 WITH_COVERAGE := $(shell scripts/kernel/fragments $(BASE) $(CONFIGS) clients coverage)
 WITH_SANITIZER := $(shell scripts/kernel/fragments $(BASE) $(CONFIGS) sanitizer)
+WITH_FAILURES := $(shell scripts/kernel/fragments $(BASE) $(CONFIGS) sanitizer inject)
 PACKAGED := $(shell scripts/kernel/fragments $(BASE) $(CONFIGS) clients deb)
 
 STORY = start=$(START) story=build/vm/story.img prebuilt=build/prebuilt/$(PREBUILT_SUITE) series=$(SERIES) \
@@ -125,10 +127,11 @@ $(MUTATED)/tree.id: $(SERIES)/tree.id scripts/tree/add-mutants
 	@cp $< $@
 
 # Kernels: what each is built from, and how it is configured.
-$(SERIES)$(MACHINE)/$(IMAGE) $(SANITIZED)/bzImage $(COUNTED)/bzImage: $(SERIES)/tree.id
+$(SERIES)$(MACHINE)/$(IMAGE) $(SANITIZED)/bzImage $(COUNTED)/bzImage $(FAILING)/bzImage: $(SERIES)/tree.id
 $(PRISTINE)$(MACHINE)/$(IMAGE): $(PRISTINE)/tree.id
 $(SERIES)/bzImage $(PRISTINE)/bzImage: $(WITH_CLIENTS)
 $(SANITIZED)/bzImage: $(WITH_SANITIZER)
+$(FAILING)/bzImage: $(WITH_FAILURES)
 $(COUNTED)/bzImage: $(WITH_COVERAGE)
 $(MUTATED)/bzImage: $(MUTATED)/tree.id $(if $(SANITIZE),$(WITH_SANITIZER),$(WITH_CLIENTS))
 %/$(IMAGE): $(FRAGMENTS) scripts/kernel/build scripts/kernel/configure
@@ -160,14 +163,13 @@ build/vm/story.img: build/vm/init build/vm/story scripts/guest/pack-initrd
 build/vm/shell.img: build/vm/init scripts/guest/pack-shell scripts/guest/pack-initrd | packages-shell
 	@scripts/guest/pack-shell $< $@
 # The proof's programs are made of the selftests' files, and stay out of the kernel.
-PROOF := $(addprefix build/vm/proof/,fuzz million scale)
-build/vm/proof/fuzz: $(sort $(wildcard proof/do_*.c))
-$(filter-out %/scale,$(PROOF)): build/vm/proof/%: proof/%.c proof/share.c proof/observe.c proof/fuzz.h \
+PROOF := $(addprefix build/vm/proof/,fuzz million scale inject)
+build/vm/proof/fuzz: $(sort $(wildcard proof/do_*.c)) proof/qmp.c proof/qmp.h
+build/vm/proof/fuzz build/vm/proof/million: proof/share.c proof/observe.c proof/fuzz.h
+build/vm/proof/inject: $(sort $(wildcard proof/fail_*.c)) proof/qmp.c proof/qmp.h proof/inject.h
+$(PROOF): build/vm/proof/%: proof/%.c \
 		$(addprefix $(TESTS)/,disk.c image.c uevent.c dm_dev.c md_dev.c nbd_dev.c zram_dev.c \
 		diskseq.h dm_dev.h md_dev.h nbd_dev.h zram_dev.h) | packages
-	@mkdir -p $(@D)
-	@$(STATIC) -I$(TESTS) -o $@ $(filter %.c,$^)
-build/vm/proof/scale: proof/scale.c $(addprefix $(TESTS)/,disk.c image.c diskseq.h) | packages
 	@mkdir -p $(@D)
 	@$(STATIC) -I$(TESTS) -o $@ $(filter %.c,$^)
 build/vm/proof.img: build/vm/init $(PROOF) scripts/guest/pack-initrd

@@ -1,97 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A CD-ROM drive and a USB stick, whose media QEMU changes while the kernel polls both
- * (as tools/testing/selftests/block_diskseq/media.c does).
+ * A CD-ROM drive and a USB stick, whose media QEMU changes while the kernel polls both.
  */
-#include <dirent.h>
 #include <poll.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "fuzz.h"
+#include "qmp.h"
 
 #define FOUND_MS	30000
 
-static int port = -1;
 static struct disk *sr;
 static char in_drive;		/* its medium, 0: none */
 
-static const char *qmp_port(void)
-{
-	static char path[300];
-	char attr[300], name[16];
-	struct dirent *entry;
-	bool found = false;
-	FILE *file;
-	DIR *dir = opendir("/sys/class/virtio-ports");
-
-	while (dir && !found && (entry = readdir(dir))) {
-		snprintf(attr, sizeof(attr), "/sys/class/virtio-ports/%s/name", entry->d_name);
-		file = fopen(attr, "re");
-		if (!file)
-			continue;
-		found = fgets(name, sizeof(name), file) && !strcmp(name, "qmp\n");
-		snprintf(path, sizeof(path), "/dev/%s", entry->d_name);
-		fclose(file);
-	}
-	if (dir)
-		closedir(dir);
-	return found ? path : NULL;
-}
-
 const char *drive_missing(void)
 {
-	return !getenv("DISKSEQ_MEDIA") ? "DISKSEQ_MEDIA is not set" :
-	       !qmp_port() ? "no virtio port named qmp" :
-	       !disk_exists("sr0") ? "no sr0" : NULL;
-}
-
-static void read_line(char *line, size_t size)
-{
-	struct pollfd pfd = { .fd = port, .events = POLLIN };
-	size_t len = 0;
-
-	while (len < size - 1) {
-		if (poll(&pfd, 1, limit_ms()) != 1 || read(port, line + len, 1) != 1)
-			die("QMP: no answer");
-		if (line[len] == '\n')
-			break;
-		len++;
-	}
-	line[len] = '\0';
-}
-
-/* Answers to one that was killed, and QEMU's own events, are passed over. */
-static bool __printf(2, 3) qmp(const char *command, const char *arguments, ...)
-{
-	static unsigned int count;
-	char line[4096], id[40];
-	va_list args;
-	int len;
-
-	snprintf(id, sizeof(id), "%d-%u", (int)getpid(), ++count);
-	len = snprintf(line, sizeof(line), "{'execute': '%s', 'id': '%s', 'arguments': {",
-		       command, id);
-	va_start(args, arguments);
-	len += vsnprintf(line + len, sizeof(line) - len, arguments, args);
-	va_end(args);
-	len += snprintf(line + len, sizeof(line) - len, "}}\n");
-	if (write(port, line, len) != len)
-		die("QMP: %s", strerror(errno));
-	do
-		read_line(line, sizeof(line));
-	while (!strstr(line, id));
-	return !strstr(line, "\"error\"");
-}
-
-static bool insert(const char *id, char medium)
-{
-	return qmp("blockdev-change-medium",
-		   "'id': '%s', 'filename': '%s/%s-%c', 'format': 'raw', 'force': true",
-		   id, getenv("DISKSEQ_MEDIA"), id, medium);
+	return qmp_missing() ?: (disk_exists("sr0") ? NULL : "no sr0");
 }
 
 static bool plug(char medium)
@@ -139,14 +66,11 @@ static void wait_for_stick(void)
 void drive_begin(struct worker *w)
 {
 	sr = disk_find("sr0");
-	port = open(qmp_port(), O_RDWR | O_CLOEXEC);
-	if (port < 0)
-		die("QMP: %s", strerror(errno));
 	op_begin(sr, "take over");
-	qmp("qmp_capabilities", " ");
+	qmp_open();
 	/* what it has now may just have been put in */
 	owe(sr, 2);
-	insert("cdrom", 'a');
+	qmp_insert("cdrom", 'a');
 	in_drive = 'a';
 	poll_often("sr0");
 	poll(NULL, 0, 500);
@@ -197,7 +121,7 @@ static void change_disc(void)
 	/* an empty drive says that its medium went when the tray opens, which an open closes */
 	owe(sr, 1);
 	if (medium) {
-		insert("cdrom", medium);
+		qmp_insert("cdrom", medium);
 	} else {
 		qmp("eject", "'id': 'cdrom', 'force': true");
 		/* QEMU's drive says nothing of an open tray until it is asked */
@@ -226,7 +150,7 @@ static void change_stick(void)
 	/* QEMU forgets to tell of it if a command ends at that moment */
 	owe(d, 1);
 	if (medium)
-		insert("stick", medium);
+		qmp_insert("stick", medium);
 	else
 		qmp("eject", "'id': 'stick', 'force': true");
 	poll(NULL, 0, 100 + draw(200));
