@@ -240,6 +240,13 @@ $(LOG)/inject.results: $(FAILING)/bzImage build/vm/proof.img FORCE
 	@LOCKDEP=y TAINT=512 scripts/guest/run-proof name='failures on $(FAILING)' kernel=$< out=$(basename $@) \
 		seconds=28800 initrd=build/vm/proof.img program=/proof/inject $(if $(TEST),'DISKSEQ_ONLY=$(TEST)')
 
+##@ proof       coverage, mutants, inject, fuzz, million and scale, one after the other: about a day
+.PHONY: proof
+proof:
+	@failed=; for part in coverage mutants inject fuzz million scale; do \
+		$(MAKE) $$part || failed="$$failed $$part"; \
+	done; [ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
+
 ##@ measure     what the number costs and saves with udev: base and series side by side
 .PHONY: measure
 measure: $(PRISTINE)/bzImage $(SERIES)/bzImage $(ROOTFS) build/vm/clients.img
