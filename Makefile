@@ -240,7 +240,7 @@ $(LOG)/inject.results: $(FAILING)/bzImage build/vm/proof.img FORCE
 	@LOCKDEP=y TAINT=512 scripts/guest/run-proof name='failures on $(FAILING)' kernel=$< out=$(basename $@) \
 		seconds=28800 initrd=build/vm/proof.img program=/proof/inject $(if $(TEST),'DISKSEQ_ONLY=$(TEST)')
 
-##@ proof       coverage, mutants, inject, fuzz, million and scale, one after the other: about a day
+##@ proof       coverage, mutants, inject, fuzz, million and scale, one after the other: takes many hours
 .PHONY: proof
 proof:
 	@failed=; for part in coverage mutants inject fuzz million scale; do \
