@@ -164,12 +164,12 @@ build/vm/shell.img: build/vm/init scripts/guest/pack-shell scripts/guest/pack-in
 	@scripts/guest/pack-shell $< $@
 # The proof's programs are made of the selftests' files, and stay out of the kernel.
 PROOF := $(addprefix build/vm/proof/,fuzz million scale inject)
-build/vm/proof/fuzz: $(sort $(wildcard proof/do_*.c)) proof/qmp.c proof/qmp.h
+build/vm/proof/fuzz: $(sort $(wildcard proof/do_*.c))
 build/vm/proof/fuzz build/vm/proof/million: proof/share.c proof/observe.c proof/fuzz.h
-build/vm/proof/inject: $(sort $(wildcard proof/fail_*.c)) proof/qmp.c proof/qmp.h proof/inject.h
+build/vm/proof/inject: $(sort $(wildcard proof/fail_*.c)) proof/inject.h
 $(PROOF): build/vm/proof/%: proof/%.c \
-		$(addprefix $(TESTS)/,disk.c image.c uevent.c dm_dev.c md_dev.c nbd_dev.c zram_dev.c \
-		diskseq.h dm_dev.h md_dev.h nbd_dev.h zram_dev.h) | packages
+		$(addprefix $(TESTS)/,disk.c image.c uevent.c dm_dev.c md_dev.c nbd_dev.c qmp.c zram_dev.c \
+		diskseq.h dm_dev.h md_dev.h nbd_dev.h qmp.h zram_dev.h) | packages
 	@mkdir -p $(@D)
 	@$(STATIC) -I$(TESTS) -o $@ $(filter %.c,$^)
 build/vm/proof.img: build/vm/init $(PROOF) scripts/guest/pack-initrd

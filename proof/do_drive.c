@@ -21,23 +21,6 @@ const char *drive_missing(void)
 	return qmp_missing() ?: (disk_exists("sr0") ? NULL : "no sr0");
 }
 
-static bool plug(char medium)
-{
-	static unsigned int count;
-	char node[32];
-
-	snprintf(node, sizeof(node), "stick-%d-%u", (int)getpid(), ++count);
-	return qmp("blockdev-add",
-		   "'driver': 'raw', 'node-name': '%s', 'file': {'driver': 'file', 'locking': 'off', 'filename': '%s/stick-%c'}",
-		   node, getenv("DISKSEQ_MEDIA"), medium) &&
-	       qmp("device_add", "'driver': 'usb-bot', 'id': 'stickbus'") &&
-	       qmp("device_add",
-		   "'driver': 'scsi-hd', 'id': 'stick', 'bus': 'stickbus.0', 'scsi-id': 0, 'lun': 0, 'removable': true, 'drive': '%s'",
-		   node) &&
-	       qmp("qom-set",
-		   "'path': '/machine/peripheral/stickbus', 'property': 'attached', 'value': true");
-}
-
 static void poll_often(const char *disk)
 {
 	char path[64];
@@ -76,7 +59,7 @@ void drive_begin(struct worker *w)
 	poll(NULL, 0, 500);
 	if (!disk_exists("sda")) {
 		atomic_inc(&fuzz->silent, 1);
-		plug('a');
+		qmp_plug_stick('a');
 	}
 	wait_for_stick();
 	op_end(0);
@@ -123,7 +106,7 @@ static void change_disc(void)
 	if (medium) {
 		qmp_insert("cdrom", medium);
 	} else {
-		qmp("eject", "'id': 'cdrom', 'force': true");
+		qmp_eject("cdrom");
 		/* QEMU's drive says nothing of an open tray until it is asked */
 		close(open_disk(sr, 0, O_RDONLY));
 	}
@@ -152,7 +135,7 @@ static void change_stick(void)
 	if (medium)
 		qmp_insert("stick", medium);
 	else
-		qmp("eject", "'id': 'stick', 'force': true");
+		qmp_eject("stick");
 	poll(NULL, 0, 100 + draw(200));
 	op_end(0);
 	number_by_name(d);
@@ -169,12 +152,12 @@ static void pull_stick(void)
 	/* it may say first that it is empty; one that is not yet registered has a number */
 	owe(d, 1);
 	atomic_inc(&fuzz->silent, 1);
-	qmp("device_del", "'id': 'stickbus'");
+	qmp_pull_stick();
 	while (disk_exists("sda") && now_ms() < end)
 		poll(NULL, 0, 10);
 	if (disk_exists("sda"))
 		broken(NO_HANG, d, "it was pulled, and does not go");
-	plug('a' + draw(2));
+	qmp_plug_stick('a' + draw(2));
 	wait_for_stick();
 	op_end(0);
 }

@@ -4,15 +4,12 @@
  * in a drive is changed while the kernel polls the drive, whether or not anybody
  * opens it (rules 3, 7, 8, 11).
  *
- * It needs a machine that can change media: QEMU, with its monitor (QMP) at the
- * virtio port named "qmp", drives with the ids below, a USB controller, and in the
- * environment DISKSEQ_MEDIA, the directory that has two media for each drive, ID-a
- * and ID-b, and stick-p, as QEMU knows it. The USB stick is plugged in here.
+ * It needs a machine that can change media: QEMU with its monitor (qmp.h), drives
+ * with the ids below, two media for each of them, a and b, the stick's medium p, and
+ * a USB controller. The USB stick is plugged in here.
  */
-#include <dirent.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -21,6 +18,7 @@
 
 #include "../kselftest_harness.h"
 #include "diskseq.h"
+#include "qmp.h"
 
 #define POLL_MSECS		"50"
 #define POLLS_MS		200
@@ -35,44 +33,13 @@
 /* Longer than it takes whatever happens again and again to happen again. */
 #define QUIET_MS		4000
 
-/* The path of the virtio port with the monitor, or NULL. */
-static const char *qmp_port(void)
-{
-	static char path[300];
-	char name[16], attr[300];
-	struct dirent *entry;
-	const char *port = NULL;
-	FILE *file;
-	DIR *dir;
-
-	dir = opendir("/sys/class/virtio-ports");
-	if (!dir)
-		return NULL;
-	while (!port && (entry = readdir(dir))) {
-		snprintf(attr, sizeof(attr), "/sys/class/virtio-ports/%s/name",
-			 entry->d_name);
-		file = fopen(attr, "re");
-		if (!file)
-			continue;
-		if (fgets(name, sizeof(name), file) && !strcmp(name, "qmp\n")) {
-			snprintf(path, sizeof(path), "/dev/%s", entry->d_name);
-			port = path;
-		}
-		fclose(file);
-	}
-	closedir(dir);
-	return port;
-}
-
 static const char *media_missing(const char *disk)
 {
 	static char message[64];
 	char path[64];
 
-	if (!getenv("DISKSEQ_MEDIA"))
-		return "nobody to change the medium: DISKSEQ_MEDIA not set";
-	if (!qmp_port())
-		return "nobody to change the medium: no virtio port named qmp";
+	if (qmp_missing())
+		return qmp_missing();
 	if (!strcmp(disk, "sda"))
 		snprintf(path, sizeof(path), "/sys/bus/usb/drivers/usb-storage");
 	else
@@ -82,73 +49,6 @@ static const char *media_missing(const char *disk)
 		return message;
 	}
 	return diskseq_missing();
-}
-
-static void read_line(int fd, char *line, size_t size)
-{
-	struct pollfd pfd = { .fd = fd, .events = POLLIN };
-	size_t len = 0;
-
-	while (len < size - 1) {
-		if (poll(&pfd, 1, limit_ms()) != 1 || read(fd, line + len, 1) != 1)
-			die("QMP: no answer");
-		if (line[len] == '\n')
-			break;
-		len++;
-	}
-	line[len] = '\0';
-}
-
-/*
- * Have QEMU do something. What arrives besides the answer to it, which has its
- * id, is of no interest: the greeting, events, answers to an earlier test.
- * QEMU takes single quotes for double ones.
- */
-static bool __printf(3, 4) qmp(int fd, const char *command,
-			       const char *arguments, ...)
-{
-	static unsigned int count;
-	char line[4096], id[40];
-	va_list args;
-	int len;
-
-	snprintf(id, sizeof(id), "%d-%u", (int)getpid(), ++count);
-	len = snprintf(line, sizeof(line),
-		       "{'execute': '%s', 'id': '%s', 'arguments': {", command, id);
-	va_start(args, arguments);
-	len += vsnprintf(line + len, sizeof(line) - len, arguments, args);
-	va_end(args);
-	len += snprintf(line + len, sizeof(line) - len, "}}\n");
-	if (write(fd, line, len) != len)
-		die("QMP: %s", strerror(errno));
-	do
-		read_line(fd, line, sizeof(line));
-	while (!strstr(line, id));
-	if (!strstr(line, "\"error\""))
-		return true;
-	/* each test but the first is told that this has been done */
-	if (strcmp(command, "qmp_capabilities"))
-		fprintf(stderr, "# %s: %s\n", command, line);
-	return false;
-}
-
-/* The file may still be the medium of a stick that was pulled. */
-static bool plug_stick(int fd, char medium)
-{
-	static unsigned int count;
-	char node[32];
-
-	snprintf(node, sizeof(node), "stick-%d-%u", (int)getpid(), ++count);
-	return qmp(fd, "blockdev-add",
-		   "'driver': 'raw', 'node-name': '%s', 'file': "
-		   "{'driver': 'file', 'locking': 'off', 'filename': '%s/stick-%c'}",
-		   node, getenv("DISKSEQ_MEDIA"), medium) &&
-	       qmp(fd, "device_add", "'driver': 'usb-bot', 'id': 'stickbus'") &&
-	       qmp(fd, "device_add",
-		   "'driver': 'scsi-hd', 'id': 'stick', 'bus': 'stickbus.0', "
-		   "'scsi-id': 0, 'lun': 0, 'removable': true, 'drive': '%s'", node) &&
-	       qmp(fd, "qom-set",
-		   "'path': '/machine/peripheral/stickbus', 'property': 'attached', 'value': true");
 }
 
 /* Until all of it is there; this file comes last, after the events. */
@@ -170,7 +70,6 @@ FIXTURE(drive) {
 	const char *id;		/* of the drive, for QEMU */
 	const char *disk;
 	char path[32];
-	int qmp;
 	int sysfs;
 	struct monitor mon;
 	uint64_t before;
@@ -227,15 +126,12 @@ FIXTURE_VARIANT_ADD(drive, floppy) {
 
 static bool insert(FIXTURE_DATA(drive) *self, char medium)
 {
-	/* a drive that is open may have locked its tray */
-	return qmp(self->qmp, "blockdev-change-medium",
-		   "'id': '%s', 'filename': '%s/%s-%c', 'format': 'raw', 'force': true",
-		   self->id, getenv("DISKSEQ_MEDIA"), self->id, medium);
+	return qmp_insert(self->id, medium);
 }
 
 static bool eject(FIXTURE_DATA(drive) *self)
 {
-	return qmp(self->qmp, "eject", "'id': '%s', 'force': true", self->id);
+	return qmp_eject(self->id);
 }
 
 static void write_file(const char *path, const char *text)
@@ -382,11 +278,9 @@ FIXTURE_SETUP(drive)
 	self->id = variant->id;
 	self->disk = variant->disk;
 	snprintf(self->path, sizeof(self->path), "/dev/%s", self->disk);
-	self->qmp = open(qmp_port(), O_RDWR | O_CLOEXEC);
-	ASSERT_LE(0, self->qmp);
-	qmp(self->qmp, "qmp_capabilities", " ");
+	qmp_open();
 	if (!disk_exists(self->disk)) {
-		ASSERT_TRUE(plug_stick(self->qmp, 'b'));
+		ASSERT_TRUE(qmp_plug_stick('b'));
 		ASSERT_TRUE(wait_for_disk(self->disk));
 	}
 	ASSERT_TRUE(insert(self, 'a'));
@@ -403,7 +297,7 @@ FIXTURE_TEARDOWN(drive)
 	set_polling(self, "-1");
 	monitor_close(&self->mon);
 	close(self->sysfs);
-	close(self->qmp);
+	qmp_close();
 }
 
 TEST_F(drive, r3_new_medium_takes_a_new_number)
@@ -877,12 +771,12 @@ TEST_F(drive, r11_stick_that_is_pulled_ends_the_poll_of_its_sysfs_file)
 		_exit(diskseq_wait_gone(self->sysfs) ? 0 : 1);
 	}
 	gate_wait(&ready);
-	ASSERT_TRUE(qmp(self->qmp, "device_del", "'id': 'stickbus'"));
+	ASSERT_TRUE(qmp_pull_stick());
 	EXPECT_EQ(0, child_status(pid));
 	EXPECT_TRUE(diskseq_gone(self->sysfs));
 
 	/* for the teardown */
-	ASSERT_TRUE(plug_stick(self->qmp, 'a'));
+	ASSERT_TRUE(qmp_plug_stick('a'));
 	ASSERT_TRUE(wait_for_disk(self->disk));
 }
 
@@ -892,7 +786,7 @@ TEST_F(drive, r7_stick_that_is_pulled_and_plugged_in_again_has_a_new_number)
 
 	if (strcmp(variant->id, "stick"))
 		SKIP(return, "this drive cannot be unplugged");
-	ASSERT_TRUE(qmp(self->qmp, "device_del", "'id': 'stickbus'"));
+	ASSERT_TRUE(qmp_pull_stick());
 	do {
 		ASSERT_TRUE(monitor_next(&self->mon, &ev, FOUND_MS));
 	} while (strcmp(ev.action, "remove"));
@@ -900,7 +794,7 @@ TEST_F(drive, r7_stick_that_is_pulled_and_plugged_in_again_has_a_new_number)
 	EXPECT_LE(self->before, ev.diskseq);
 	self->before = ev.diskseq;
 
-	ASSERT_TRUE(plug_stick(self->qmp, 'a'));
+	ASSERT_TRUE(qmp_plug_stick('a'));
 	do {
 		ASSERT_TRUE(monitor_next(&self->mon, &ev, FOUND_MS));
 	} while (strcmp(ev.action, "add"));
