@@ -8,6 +8,7 @@
  */
 #include <signal.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "../kselftest_harness.h"
@@ -991,6 +992,119 @@ TEST_F(capacity, r8_event_of_a_medium_carries_no_earlier_number)
 		early += m == ATTACHES;
 	}
 	EXPECT_EQ(0, early);
+}
+
+/*
+ * Two processes give the disk another file at the same moment, while others read it.
+ * When both calls have returned, the disk shows nothing but the file that was the last,
+ * and no number comes any more.
+ */
+#define ROUNDS			100
+#define CHANGERS		2
+
+FIXTURE(changers) {
+	struct loop lo;
+	int image[1 + CHANGERS];
+	pid_t reader[2];
+};
+
+static pid_t start_reading(const struct loop *lo)
+{
+	static char buf[IMAGE_BYTES];
+	pid_t pid = spawn();
+	int fd;
+
+	if (pid)
+		return pid;
+	fd = loop_open(lo, O_RDONLY);
+	for (;;)
+		if (pread(fd, buf, sizeof(buf), 0) != sizeof(buf))
+			die("read: %s", strerror(errno));
+}
+
+FIXTURE_SETUP(changers)
+{
+	const char *missing = diskseq_missing();
+	size_t i;
+
+	if (missing)
+		SKIP_SETUP("%s", missing);
+	loop_create(&self->lo);
+	for (i = 0; i < ARRAY_SIZE(self->image); i++)
+		self->image[i] = image_create('a' + i, 1);
+	loop_attach(&self->lo, self->image[0], LO_FLAGS_READ_ONLY);
+	for (i = 0; i < ARRAY_SIZE(self->reader); i++)
+		self->reader[i] = start_reading(&self->lo);
+}
+
+FIXTURE_TEARDOWN(changers)
+{
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(self->reader); i++)
+		end_child(self->reader[i]);
+	loop_destroy(&self->lo);
+	for (i = 0; i < ARRAY_SIZE(self->image); i++)
+		close(self->image[i]);
+}
+
+/* Waits until the other one is there, too, and gives the disk the file. */
+static pid_t start_changing(const struct loop *lo, int image, const struct gate *start)
+{
+	pid_t pid = spawn();
+	char c;
+
+	if (pid)
+		return pid;
+	close(start->fd[1]);
+	/* its other end is closed */
+	if (read(start->fd[0], &c, 1))
+		die("gate: %s", strerror(errno));
+	_exit(ioctl(lo->fd, LOOP_CHANGE_FD, image) ? errno : 0);
+}
+
+/* The image that the file behind the disk is, 0 is the first one. */
+static int file_behind(const struct loop *lo, const int image[1 + CHANGERS])
+{
+	struct loop_info64 info;
+	struct stat st;
+	int i;
+
+	loop_get_status(lo, &info);
+	for (i = 0; i < 1 + CHANGERS; i++)
+		if (!fstat(image[i], &st) && st.st_ino == info.lo_inode)
+			return i;
+	die("no file of ours");
+}
+
+TEST_F(changers, r8_disk_shows_the_last_file)
+{
+	uint64_t sector, before, number;
+	struct gate start;
+	pid_t pid[CHANGERS];
+	int round, i, file, stale;
+
+	for (round = 0; round < ROUNDS; round++) {
+		before = diskseq(self->lo.fd);
+		gate_create(&start);
+		for (i = 0; i < CHANGERS; i++)
+			pid[i] = start_changing(&self->lo, self->image[1 + i], &start);
+		close(start.fd[1]);
+		for (i = 0; i < CHANGERS; i++)
+			ASSERT_EQ(0, child_status(pid[i]));
+		close(start.fd[0]);
+
+		number = diskseq(self->lo.fd);
+		ASSERT_LT(before, number);
+		ASSERT_GE(before + CHANGERS, number);
+		file = file_behind(&self->lo, self->image);
+		for (stale = 0, sector = 0; sector < IMAGE_SECTORS; sector++)
+			stale += !sector_is(self->lo.fd, sector, 'a' + file, sector, NULL);
+		ASSERT_EQ(0, stale) {
+			TH_LOG("round %d", round);
+		}
+		ASSERT_EQ(number, diskseq(self->lo.fd));
+	}
 }
 
 TEST_HARNESS_MAIN
