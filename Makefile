@@ -254,7 +254,7 @@ measure: $(PRISTINE)/bzImage $(SERIES)/bzImage $(ROOTFS) build/vm/clients.img
 
 ##@ report      build/BASE/report/index.html: pictures and tables of what was run, on one page
 .PHONY: report
-report: $(SERIES)/report/timeline.svg | packages-report
+report: $(SERIES)/report/timeline.svg $(SERIES)/report/run.cast | packages-report
 	@scripts/report/page 'diskseq on Linux $(BASE)' 'Who uses loop0, and what udev is told=make run=$<' \
 		'What holds on which kernel=make compare=$(LOG)/compare.md' \
 		'What it costs=make measure=$(LOG)/measure.md' 'How that grows=make scale=$(LOG)/scale.md' \
@@ -268,6 +268,13 @@ $(SERIES)/report/timeline.svg: $(LOG)/story.results scripts/report/timeline
 	@mkdir -p $(@D)
 	@scripts/report/timeline $(if $(filter none,$(PREBUILT_NUMBER)),,'Linux $(BASE)=$(LOG)/story-prebuilt') \
 		'Linux $(BASE) with the series=$(LOG)/story' >$@.tmp
+	@mv $@.tmp $@
+
+# make run, for asciinema play. asciinema itself succeeds whatever it records.
+$(SERIES)/report/run.cast: $(SERIES)/bzImage build/vm/story.img build/prebuilt/$(PREBUILT_SUITE)/version | packages-report
+	@mkdir -p $(@D)
+	@asciinema rec -q --overwrite --cols 100 --rows 50 -t 'make run' -c 'scripts/guest/play-story $(STORY)' $@.tmp
+	@tail -n 1 $@.tmp | grep -q 'make run: '
 	@mv $@.tmp $@
 
 ##@ bisect      builds and boots the kernel after each patch, with all tests that pass by then
