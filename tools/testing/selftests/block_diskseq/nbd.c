@@ -102,6 +102,17 @@ static int op_connect_twice_by_netlink(struct nbd *n)
 				  NBD_FLAG_CAN_MULTI_CONN, 0, 2);
 }
 
+static int op_connect_read_only_by_ioctl(struct nbd *n)
+{
+	return connect_by_ioctl(n, n->image[0], NBD_FLAG_HAS_FLAGS | NBD_FLAG_READ_ONLY);
+}
+
+static int op_connect_read_only_by_netlink(struct nbd *n)
+{
+	return connect_by_netlink(n, n->image[0], NBD_FLAG_HAS_FLAGS |
+				  NBD_FLAG_READ_ONLY, 0, 1);
+}
+
 /* As nbd-client -d does. */
 static int op_disconnect_and_clear_sock(struct nbd *n)
 {
@@ -511,6 +522,13 @@ FIXTURE_VARIANT_ADD(new_medium, connect_by_ioctl_while_open) {
 	.image = 'a',
 };
 
+FIXTURE_VARIANT_ADD(new_medium, connect_by_ioctl_read_only) {
+	.prepare = unconnected,
+	.operate = op_connect_read_only_by_ioctl,
+	.bytes = IMAGE_BYTES,
+	.image = 'a',
+};
+
 FIXTURE_VARIANT_ADD(new_medium, connect_by_ioctl_to_another) {
 	.prepare = was_by_ioctl,
 	.operate = op_connect_by_ioctl,
@@ -521,6 +539,13 @@ FIXTURE_VARIANT_ADD(new_medium, connect_by_ioctl_to_another) {
 FIXTURE_VARIANT_ADD(new_medium, connect_by_netlink) {
 	.prepare = unconnected,
 	.operate = op_connect_by_netlink,
+	.bytes = IMAGE_BYTES,
+	.image = 'a',
+};
+
+FIXTURE_VARIANT_ADD(new_medium, connect_by_netlink_read_only) {
+	.prepare = unconnected,
+	.operate = op_connect_read_only_by_netlink,
 	.bytes = IMAGE_BYTES,
 	.image = 'a',
 };

@@ -573,6 +573,25 @@ TEST_F(in_use, r6_leaves_with_its_number_at_a_rescan_when_closed)
 	EXPECT_EQ(variant->m.next, added);
 }
 
+/* The open may look for the partitions, and find another one with the same name. */
+TEST_F(in_use, r15_can_be_opened_again_when_closed)
+{
+	struct disk *d = &self->d;
+	uint64_t start, sectors;
+
+	if (variant->m.finder != SCAN)
+		SKIP(return, "the next medium has no partition table");
+	ASSERT_EQ(0, ioctl(d->lo.fd, LOOP_CHANGE_FD, d->next));
+	close(self->part);
+	self->part = loop_open_part(&d->lo, 1, O_RDONLY);
+	/* some kernels look for partitions only when the disk is opened */
+	if (diskseq(self->part) == d->before + 1)
+		return;
+	EXPECT_EQ(d->before + 2, diskseq(self->part));
+	image_part(variant->m.table, 1, &start, &sectors);
+	EXPECT_TRUE(sector_is(self->part, 0, 'b', start, NULL));
+}
+
 /* No scan would find again what was added by hand. */
 TEST_F(in_use, r6_only_those_of_the_new_medium_are_left_when_closed)
 {
