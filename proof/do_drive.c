@@ -101,8 +101,11 @@ static void change_disc(void)
 	bool changes = medium || in_drive;
 
 	op_begin(sr, medium ? "put in %c" : "eject", medium);
-	/* an empty drive says that its medium went when the tray opens, which an open closes */
-	owe(sr, 1);
+	/*
+	 * The tray opens, and closes again if a disc is put in: the drive may be asked
+	 * in between. An empty one, too, says that its medium went.
+	 */
+	owe(sr, medium ? 2 : 1);
 	if (medium) {
 		qmp_insert("cdrom", medium);
 	} else {
