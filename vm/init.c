@@ -301,7 +301,6 @@ static void save_counts(const char *obj)
 
 	if (!obj)
 		return;
-	mount_at("debugfs", "/sys/kernel/debug");
 	snprintf(dir, sizeof(dir), COUNTS "%s/", obj);
 	counts_prefix = strlen(dir);
 	counts_port = open_port("counts");
@@ -340,6 +339,8 @@ int main(int argc, char **argv)
 	mount_at("devtmpfs", "/dev");
 	mount_at("tmpfs", "/tmp");
 	mount_at("tmpfs", "/run");
+	if (!access("/sys/kernel/debug", F_OK))
+		mount_at("debugfs", "/sys/kernel/debug");
 	load_modules();
 	panic_on_trouble();
 

@@ -818,6 +818,7 @@ TEST_F(drive, r7_stick_that_is_pulled_and_plugged_in_again_has_a_new_number)
 FIXTURE(noisy) {
 	char disk[16];
 	struct monitor mon;
+	pid_t noise;
 	pid_t opener;
 };
 
@@ -847,6 +848,22 @@ static bool find_noisy(char disk[16], char *errors, size_t size)
 	return found;
 }
 
+/*
+ * The next TEST UNIT READY gets a CHECK CONDITION: a UNIT ATTENTION, which says that the
+ * medium may have changed. One that comes right after it succeeds.
+ */
+static pid_t make_noise(const char *errors)
+{
+	pid_t pid = spawn();
+
+	if (pid)
+		return pid;
+	for (;;) {
+		write_file(errors, "2 -1 0x00 0x00 0x00 0x02 0x06 0x28 0x00");
+		poll(NULL, 0, 1);
+	}
+}
+
 static void remove_noisy(void)
 {
 	file_write(SCSI_DEBUG "add_host", "-1");
@@ -872,8 +889,7 @@ FIXTURE_SETUP(noisy)
 		SKIP_SETUP("scsi_debug reports no errors on demand");
 	}
 	ASSERT_TRUE(wait_for_disk(self->disk));
-	/* each TEST UNIT READY: CHECK CONDITION, UNIT ATTENTION, the medium may have changed */
-	write_file(errors, "2 1 0x00 0x00 0x00 0x02 0x06 0x28 0x00");
+	self->noise = make_noise(errors);
 	monitor_open(&self->mon, self->disk);
 	self->opener = spawn_opener(self->disk);
 	snprintf(path, sizeof(path), "/sys/block/%s/events_poll_msecs", self->disk);
@@ -883,6 +899,7 @@ FIXTURE_SETUP(noisy)
 FIXTURE_TEARDOWN(noisy)
 {
 	end_child(self->opener);
+	end_child(self->noise);
 	monitor_close(&self->mon);
 	remove_noisy();
 }
