@@ -1048,18 +1048,13 @@ FIXTURE_TEARDOWN(changers)
 		close(self->image[i]);
 }
 
-/* Waits until the other one is there, too, and gives the disk the file. */
 static pid_t start_changing(const struct loop *lo, int image, const struct gate *start)
 {
 	pid_t pid = spawn();
-	char c;
 
 	if (pid)
 		return pid;
-	close(start->fd[1]);
-	/* its other end is closed */
-	if (read(start->fd[0], &c, 1))
-		die("gate: %s", strerror(errno));
+	gate_wait(start);
 	_exit(ioctl(lo->fd, LOOP_CHANGE_FD, image) ? errno : 0);
 }
 
@@ -1084,15 +1079,15 @@ TEST_F(changers, r8_disk_shows_the_last_file)
 	pid_t pid[CHANGERS];
 	int round, i, file, stale;
 
+	gate_create(&start);
 	for (round = 0; round < ROUNDS; round++) {
 		before = diskseq(self->lo.fd);
-		gate_create(&start);
 		for (i = 0; i < CHANGERS; i++)
 			pid[i] = start_changing(&self->lo, self->image[1 + i], &start);
-		close(start.fd[1]);
+		for (i = 0; i < CHANGERS; i++)
+			gate_pass(&start);
 		for (i = 0; i < CHANGERS; i++)
 			ASSERT_EQ(0, child_status(pid[i]));
-		close(start.fd[0]);
 
 		number = diskseq(self->lo.fd);
 		ASSERT_LT(before, number);

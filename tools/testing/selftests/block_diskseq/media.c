@@ -143,12 +143,11 @@ static void write_file(const char *path, const char *text)
 		die("%s: %s", path, strerror(err));
 }
 
-static void set_polling(FIXTURE_DATA(drive) *self, const char *msecs)
+static void set_polling(const char *disk, const char *msecs)
 {
 	char path[64];
 
-	snprintf(path, sizeof(path), "/sys/block/%s/events_poll_msecs",
-		 self->disk);
+	snprintf(path, sizeof(path), "/sys/block/%s/events_poll_msecs", disk);
 	write_file(path, msecs);
 }
 
@@ -246,7 +245,7 @@ static void stop_polling(FIXTURE_DATA(drive) *self)
 	char buf[SECTOR];
 
 	read_medium(self, buf);
-	set_polling(self, "0");
+	set_polling(self->disk, "0");
 }
 
 /* Each open, and each close, has the drive asked what is new. */
@@ -290,12 +289,12 @@ FIXTURE_SETUP(drive)
 	self->sysfs = diskseq_open_sysfs(self->disk);
 	self->before = diskseq_read(self->sysfs);
 	monitor_open(&self->mon, self->disk);
-	set_polling(self, POLL_MSECS);
+	set_polling(self->disk, POLL_MSECS);
 }
 
 FIXTURE_TEARDOWN(drive)
 {
-	set_polling(self, "-1");
+	set_polling(self->disk, "-1");
 	monitor_close(&self->mon);
 	close(self->sysfs);
 	qmp_close();
@@ -404,7 +403,7 @@ TEST_F(drive, r3_medium_found_by_opening_takes_a_number_of_its_own)
 	int fd;
 
 	/* this has the drive asked once more, and the open waits for that */
-	set_polling(self, "0");
+	set_polling(self->disk, "0");
 	fd = open(self->path, O_RDONLY | O_NONBLOCK);
 	ASSERT_LE(0, fd);
 	ASSERT_TRUE(eject(self));
@@ -575,7 +574,7 @@ static void expect_one_number(FIXTURE_DATA(drive) *self,
 	EXPECT_LT(self->before, ev.diskseq);
 	ASSERT_TRUE(wait_for_disk(self->disk));
 
-	set_polling(self, POLL_MSECS);
+	set_polling(self->disk, POLL_MSECS);
 	fd = open(self->path, O_RDONLY | O_CLOEXEC);
 	close(fd);
 	EXPECT_EQ(0, open_at_each_event(self));
@@ -684,29 +683,53 @@ TEST_F(drive, r10_partitions_of_a_new_medium_are_added_once)
 }
 
 /* Its open is what finds the new medium, and removes the partitions of the old one. */
+/* A stick with a partition is replaced by one without, and nobody has looked yet. */
+static void replace_partitioned(FIXTURE_DATA(drive) *self, const char *part)
+{
+	struct uevent ev;
+	int fd;
+
+	if (!insert(self, 'p') || !wait_for_number(&self->mon, &ev, self->before))
+		die("the medium for a partition is not found");
+	stop_polling(self);
+	fd = open(self->path, O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		die("%s: %s", self->path, strerror(errno));
+	image_table(fd, 0, TABLE_MSDOS, 2, "");
+	if (ioctl(fd, BLKRRPART))
+		die("BLKRRPART: %s", strerror(errno));
+	close(fd);
+	if (access(part, F_OK))
+		die("%s: %s", part, strerror(errno));
+	if (!insert(self, 'a'))
+		die("the medium without a partition cannot be put in");
+}
+
 TEST_F(drive, r10_partition_of_the_old_medium_cannot_be_opened)
 {
 	char part[40];
-	struct uevent ev;
-	int fd;
 
 	if (strcmp(variant->id, "stick"))
 		SKIP(return, "no partitions on the media of this drive");
 	snprintf(part, sizeof(part), "%s1", self->path);
-	ASSERT_TRUE(insert(self, 'p'));
-	ASSERT_TRUE(wait_for_number(&self->mon, &ev, self->before));
-	stop_polling(self);
-	fd = open(self->path, O_RDWR | O_CLOEXEC);
-	ASSERT_LE(0, fd);
-	image_table(fd, 0, TABLE_MSDOS, 2, "");
-	ASSERT_EQ(0, ioctl(fd, BLKRRPART));
-	close(fd);
-	ASSERT_EQ(0, access(part, F_OK));
-
-	ASSERT_TRUE(insert(self, 'a'));
+	replace_partitioned(self, part);
 	EXPECT_EQ(-1, open(part, O_RDONLY | O_CLOEXEC));
-	/* the node has gone with it, unless nobody removes nodes */
+	/* the node has gone, but a kernel need not walk the path again to see that */
 	EXPECT_TRUE(errno == ENOENT || errno == ENXIO);
+	EXPECT_NE(0, access(part, F_OK));
+}
+
+/* As dd and cp open what they write to. */
+TEST_F(drive, r10_partition_of_the_old_medium_is_not_replaced_by_a_file)
+{
+	char part[40];
+
+	if (strcmp(variant->id, "stick"))
+		SKIP(return, "no partitions on the media of this drive");
+	snprintf(part, sizeof(part), "%s1", self->path);
+	replace_partitioned(self, part);
+	EXPECT_EQ(-1, open(part, O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+	EXPECT_EQ(ENXIO, errno);
 	EXPECT_NE(0, access(part, F_OK));
 }
 
@@ -802,7 +825,7 @@ TEST_F(drive, r7_stick_that_is_pulled_and_plugged_in_again_has_a_new_number)
 	} while (strcmp(ev.action, "add"));
 	EXPECT_LT(self->before, ev.diskseq);
 	ASSERT_TRUE(wait_for_disk(self->disk));
-	set_polling(self, POLL_MSECS);
+	set_polling(self->disk, POLL_MSECS);
 	EXPECT_EQ(0, open_at_each_event(self));
 	EXPECT_EQ(ev.diskseq, diskseq_sysfs(self->disk));
 }
@@ -812,6 +835,7 @@ TEST_F(drive, r7_stick_that_is_pulled_and_plugged_in_again_has_a_new_number)
  * response, as udev does: each open and each close asks again. That does not go on forever.
  */
 #define SCSI_DEBUG		"/sys/bus/pseudo/drivers/scsi_debug/"
+#define SCSI_ERRORS		"/sys/kernel/debug/scsi_debug/"
 #define SETTLE_MS		2000
 #define NOISE_MS		3000
 
@@ -838,8 +862,7 @@ static bool find_noisy(char disk[16], char *errors, size_t size)
 		if (len < 0 || strncmp(entry->d_name, "sd", 2))
 			continue;
 		target[len] = '\0';
-		snprintf(errors, size, "/sys/kernel/debug/scsi_debug/%.32s/error",
-			 strrchr(target, '/') + 1);
+		snprintf(errors, size, SCSI_ERRORS "%.32s/error", strrchr(target, '/') + 1);
 		snprintf(disk, 16, "%.15s", entry->d_name);
 		found = !access(errors, W_OK);
 	}
@@ -873,27 +896,24 @@ FIXTURE_SETUP(noisy)
 {
 	const char *missing = diskseq_missing();
 	int64_t end = now_ms() + FOUND_MS;
-	char errors[96], path[64];
+	char errors[96];
+	bool found;
 
-	if (!missing && access(SCSI_DEBUG, F_OK))
-		missing = "no scsi_debug";
+	if (!missing && access(SCSI_ERRORS, F_OK))
+		missing = "no scsi_debug that reports errors on demand";
 	if (missing)
 		SKIP_SETUP("%s", missing);
 	clean_up_by(remove_noisy);
 	write_file(SCSI_DEBUG "removable", "1");
 	write_file(SCSI_DEBUG "add_host", "1");
-	while (!find_noisy(self->disk, errors, sizeof(errors)) && now_ms() < end)
+	while (!(found = find_noisy(self->disk, errors, sizeof(errors))) && now_ms() < end)
 		poll(NULL, 0, 10);
-	if (!find_noisy(self->disk, errors, sizeof(errors))) {
-		remove_noisy();
-		SKIP_SETUP("scsi_debug reports no errors on demand");
-	}
+	ASSERT_TRUE(found);
 	ASSERT_TRUE(wait_for_disk(self->disk));
 	self->noise = make_noise(errors);
 	monitor_open(&self->mon, self->disk);
 	self->opener = spawn_opener(self->disk);
-	snprintf(path, sizeof(path), "/sys/block/%s/events_poll_msecs", self->disk);
-	write_file(path, "1000");
+	set_polling(self->disk, "1000");
 }
 
 FIXTURE_TEARDOWN(noisy)

@@ -52,23 +52,6 @@ const char *qmp_missing(void)
 	return NULL;
 }
 
-void qmp_open(void)
-{
-	const char *path = qmp_port();
-
-	port = path ? open(path, O_RDWR | O_CLOEXEC) : -1;
-	if (port < 0)
-		die("QMP: %s", strerror(errno));
-	/* refused by a monitor that an earlier process has told so */
-	qmp("qmp_capabilities", " ");
-}
-
-void qmp_close(void)
-{
-	close(port);
-	port = -1;
-}
-
 static void read_line(char *line, size_t size)
 {
 	struct pollfd pfd = { .fd = port, .events = POLLIN };
@@ -85,10 +68,11 @@ static void read_line(char *line, size_t size)
 }
 
 /*
- * What arrives besides the answer, which has the id of the command, is of no interest:
- * the greeting, QEMU's own events, answers to an earlier process.
+ * Have QEMU do something. It takes single quotes for double ones. What arrives besides
+ * the answer, which has the id of the command, is of no interest: the greeting, QEMU's
+ * own events, answers to an earlier process.
  */
-bool qmp(const char *command, const char *arguments, ...)
+static bool __printf(2, 3) qmp(const char *command, const char *arguments, ...)
 {
 	static unsigned int count;
 	char line[4096], id[40];
@@ -112,6 +96,23 @@ bool qmp(const char *command, const char *arguments, ...)
 	if (strcmp(command, "qmp_capabilities"))
 		fprintf(stderr, "# %s: %s\n", command, line);
 	return false;
+}
+
+void qmp_open(void)
+{
+	const char *path = qmp_port();
+
+	port = path ? open(path, O_RDWR | O_CLOEXEC) : -1;
+	if (port < 0)
+		die("QMP: %s", strerror(errno));
+	/* refused by a monitor that an earlier process has told so */
+	qmp("qmp_capabilities", " ");
+}
+
+void qmp_close(void)
+{
+	close(port);
+	port = -1;
 }
 
 bool qmp_insert(const char *id, char medium)

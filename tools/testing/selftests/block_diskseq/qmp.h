@@ -15,10 +15,6 @@ const char *qmp_missing(void);
 void qmp_open(void);
 void qmp_close(void);
 
-/* Have QEMU do something. It takes single quotes for double ones in the arguments. */
-bool qmp(const char *command, const char *arguments, ...)
-	__printf(2, 3);
-
 /* Also if the drive is open, and may have locked its tray. */
 bool qmp_insert(const char *id, char medium);
 bool qmp_eject(const char *id);
