@@ -440,6 +440,50 @@ out:
 	munmap(map, BLOCKS * BLOCK);
 }
 
+static pid_t keep_storing(int fd)
+{
+	pid_t pid = spawn();
+	char *map;
+	int i;
+
+	if (pid)
+		return pid;
+	map = map_blocks(fd, PROT_READ | PROT_WRITE);
+	for (i = 0; ; i = (i + 1) % BLOCKS)
+		map[(i + 1) * BLOCK - 1]++;
+}
+
+/* Of each block, the last byte alone is the storer's: the rest must stay what it was. */
+TEST_F(file, r8_who_keeps_storing_brings_nothing_to_another_offset)
+{
+	char want[BLOCK], have[BLOCK];
+	int pristine = image_create('a', 2);
+	int64_t end = now_ms() + limit_ms();
+	uint64_t at, offset;
+	pid_t storer;
+	int err;
+
+	loop_attach(&self->lo, self->image, 0);
+	storer = keep_storing(self->lo.fd);
+	ASSERT_EQ(BLOCK, pread(pristine, want, BLOCK, 0));
+	do {
+		ASSERT_EQ(BLOCK, pread(self->lo.fd, have, BLOCK, 0));
+	} while (!memcmp(want, have, BLOCK) && now_ms() < end);
+	for (offset = BLOCK; offset < IMAGE_BYTES; offset += 2 * BLOCK) {
+		err = try_offset(&self->lo, offset);
+		EXPECT_TRUE(!err || err == EAGAIN);
+		poll(NULL, 0, 5);
+	}
+	end_child(storer);
+	EXPECT_EQ(0, fsync(self->lo.fd));
+	for (at = 0; at < IMAGE_BYTES; at += BLOCK) {
+		ASSERT_EQ(BLOCK, pread(pristine, want, BLOCK, at));
+		ASSERT_EQ(BLOCK, pread(self->image, have, BLOCK, at));
+		EXPECT_EQ(0, memcmp(want, have, BLOCK - 1));
+	}
+	close(pristine);
+}
+
 /* The file system of the backing file is full when it is written back. */
 FIXTURE(full) {
 	char dir[24];
