@@ -149,7 +149,7 @@ $(SERIES)/deb/version: $(SERIES)/tree.id $(PACKAGING)/config scripts/distro/buil
 # Programs of the guest: static, since it has no libraries.
 TESTS := tools/testing/selftests/block_diskseq
 STATIC := $(CC) -std=gnu11 -O2 -Wall -Wextra -Wno-unused-parameter -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -static
-CLIENTS_PROGRAMS := $(addprefix build/vm/clients/,change storm uevents contend cost crowd diskseq-wait diskseq-mount)
+CLIENTS_PROGRAMS := $(addprefix build/vm/clients/,change repeat storm uevents contend cost crowd diskseq-wait diskseq-mount)
 
 build/vm$(MACHINE)/init: vm/init.c | packages
 	@mkdir -p $(@D)
