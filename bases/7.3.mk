@@ -28,9 +28,12 @@ IO_PATH := block/blk-core.o:submit_bio block/blk-core.o:submit_bio_noacct block/
 	drivers/block/nbd.o:nbd_queue_rq drivers/block/nbd.o:recv_work \
 	drivers/block/zram/zram_drv.o:zram_submit_bio drivers/md/md.o:md_handle_request drivers/scsi/sd.o:sd_init_command drivers/scsi/sd.o:sd_done
 
-MACHINES := x86_64
+MACHINES := x86_64 i386 arm64 s390
 # About how many files a kernel build compiles, for the progress line: FILES_MACHINE without
 # clients.config (SANITIZE=1, other machines), FILES_clients with it, FILES_deb with deb.config, too
 FILES_x86_64 := 1265
+FILES_i386 := 1270
+FILES_arm64 := 950
+FILES_s390 := 880
 FILES_clients := 1450
 FILES_deb := 1500
