@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-# One number per medium: builds, boots and proves the diskseq series. "make help" lists the ways in.
+# One number per medium: builds, boots and tests the diskseq series. "make help" lists the ways in.
 # Here is what a user calls; build.mk has the rules for what these need.
 
 BASE ?= $(shell cat bases/default)
@@ -127,7 +127,7 @@ check-tree: $(SERIES)/source.deb
 	@scripts/series/check-tree '$(LINUX)' $< $(PATCHES) $(SERIES)/check-tree
 
 ##@ quilt       writes the series for a distribution's source package
-##@ deb         builds linux-image and linux-headers packages
+##@ deb         builds linux-image, linux-headers and linux-libc-dev packages
 ##@ distro      tests check-tree, quilt, deb and the recipes of DISTRIBUTIONS.md
 .PHONY: quilt deb distro
 quilt: $(SERIES)/tree.id
@@ -175,7 +175,7 @@ $(LOG)/coverage.results: $(COUNTED)/bzImage $(SERIES)/tests.img FORCE
 	@scripts/report/coverage $(SERIES)/tree $(COUNTED)/obj $(PATCHES)/unexecuted $(SERIES)/coverage/index.html $@ \
 		$(LOG)/counted-*.counts
 
-##@ mutants     makes small faults in the series, one at a time: which does no test find? MUTANTS=PATTERN
+##@ mutants     makes small faults in the series, and reports those that no test finds: MUTANTS=PATTERN
 .PHONY: mutants
 mutants: $(LOG)/mutants.results
 	@scripts/results/summary 'make mutants' $(START) $(SERIES)/results $<
@@ -292,3 +292,4 @@ help:
 	@echo "make TARGET [BASE=$(subst $() ,|,$(BASES))] [ARCH=$(subst $() ,|,$(MACHINES))] [LINUX=DIR: your kernel]"
 	@echo "     [TEST=PROGRAM[:PATTERN]] [SANITIZE=1] [STOCK=1] [CONFIG=FILE] [ACCEL=tcg|kvm] [STORM=N]"
 	@sed -n 's/^##@ / /p' Makefile
+	@echo "STOCK=1: without the patches; CONFIG: for deb; STORM: attaches of the storm tests; FORCE=1: refresh after a rebase"

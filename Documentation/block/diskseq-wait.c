@@ -18,7 +18,6 @@
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -32,7 +31,7 @@
 #endif
 
 static int uevents, sysfs;	/* what is polled */
-static int lost, told;		/* how often events were lost, and sysfs told */
+static int lost, woken;		/* how often events were lost, and sysfs woke us */
 
 static void open_socket(int tiny)
 {
@@ -90,6 +89,8 @@ static unsigned long long disk_number(void)
 	char buf[32];
 	ssize_t len = pread(sysfs, buf, sizeof(buf) - 1, 0);
 
+	if (len < 0 && errno == ENODEV)
+		return 0;		/* the disk has gone */
 	if (len <= 0)
 		err(1, "diskseq");
 	buf[len] = '\0';
@@ -128,7 +129,7 @@ static void wait_for_news(void)
 	if (poll(fds, 2, -1) < 0)
 		err(1, "poll");
 	if (fds[1].revents & POLLPRI)
-		told++;
+		woken++;
 	for (;;) {
 		if (recv(uevents, event, sizeof(event), 0) >= 0)
 			continue;
@@ -180,7 +181,7 @@ int main(int argc, char **argv)
 	if (stay || !there)
 		printf("over\n");
 	if (tiny)
-		fprintf(stderr, "%d times events were lost, %d times sysfs told of a new number\n",
-			lost, told);
+		fprintf(stderr, "%d times events were lost, %d times sysfs woke us\n",
+			lost, woken);
 	return there ? 0 : 3;
 }
