@@ -469,6 +469,7 @@ TEST_F(file, r8_who_keeps_storing_brings_nothing_to_another_offset)
 	do {
 		ASSERT_EQ(BLOCK, pread(self->lo.fd, have, BLOCK, 0));
 	} while (!memcmp(want, have, BLOCK) && now_ms() < end);
+	ASSERT_NE(0, memcmp(want, have, BLOCK));
 	for (offset = BLOCK; offset < IMAGE_BYTES; offset += 2 * BLOCK) {
 		err = try_offset(&self->lo, offset);
 		EXPECT_TRUE(!err || err == EAGAIN);

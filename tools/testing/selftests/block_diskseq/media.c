@@ -682,7 +682,6 @@ TEST_F(drive, r10_partitions_of_a_new_medium_are_added_once)
 		     events(&self->mon, self->before));
 }
 
-/* Its open is what finds the new medium, and removes the partitions of the old one. */
 /* A stick with a partition is replaced by one without, and nobody has looked yet. */
 static void replace_partitioned(FIXTURE_DATA(drive) *self, const char *part)
 {
@@ -705,6 +704,7 @@ static void replace_partitioned(FIXTURE_DATA(drive) *self, const char *part)
 		die("the medium without a partition cannot be put in");
 }
 
+/* Its open is what finds the new medium, and removes the partitions of the old one. */
 TEST_F(drive, r10_partition_of_the_old_medium_cannot_be_opened)
 {
 	char part[40];
