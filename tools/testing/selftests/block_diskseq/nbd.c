@@ -1202,6 +1202,20 @@ TEST_F(partitions, r9_leave_before_the_disconnect_is_announced)
 	EXPECT_STREQ(want.text, events(&self->n.mon, self->n.before));
 }
 
+/* udev takes that file for a connection, even while somebody has the device open. */
+TEST_F(partitions, r8_pid_file_goes_before_the_disconnect_is_announced)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/sys/block/%s/pid", self->n.name);
+	variant->connect(&self->n);
+	nbd_open(&self->n);
+	EXPECT_EQ(0, access(path, F_OK));
+	ASSERT_EQ(0, variant->disconnect(&self->n));
+	EXPECT_LE(self->n.before + 2, diskseq_read(self->n.sysfs));
+	EXPECT_EQ(-1, access(path, F_OK));
+}
+
 TEST_F(partitions, r9_are_those_of_the_next_medium_after_it)
 {
 	struct script want = { .len = 0 };
@@ -1406,6 +1420,29 @@ TEST_F(netlink, r10_resize_of_a_closed_device_keeps_partitions)
 	EXPECT_STREQ("change disk +1",
 		     without_resize(events(&self->n.mon, self->n.before)));
 	EXPECT_EQ(PARTS, disk_count_parts(self->n.name));
+}
+
+TEST_F(netlink, r10_partitions_come_when_the_device_has_got_its_size)
+{
+	int sock = start_server(&self->n, 0, self->n.image[0]);
+	struct request r;
+
+	nbd_request(&r, NBD_CMD_CONNECT);
+	put_u32(&r, NBD_ATTR_INDEX, self->n.index);
+	put_u64(&r, NBD_ATTR_SIZE_BYTES, 0);
+	put_u64(&r, NBD_ATTR_BLOCK_SIZE_BYTES, SECTOR);
+	put_sockets(&r, &sock, 1);
+	ASSERT_EQ(0, send_request(&r, NULL, 0));
+	close(sock);
+	nbd_scan(&self->n);
+	EXPECT_STREQ("change disk +1 media",
+		     events(&self->n.mon, self->n.before));
+
+	ASSERT_EQ(0, op_reconfigure_size(&self->n));
+	EXPECT_STREQ("change disk +1", events(&self->n.mon, self->n.before));
+	nbd_scan(&self->n);
+	EXPECT_STREQ("change disk +1, add p1-3 +1",
+		     events(&self->n.mon, self->n.before));
 }
 
 /* The flags of a server can make the disk read-only, and the announcement tells that. */

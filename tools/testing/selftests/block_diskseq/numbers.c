@@ -16,6 +16,8 @@
 #define CHANGERS		3
 /* Disks that each of the processes that make disks makes. */
 #define MADE			10
+/* Disks that somebody attaches an image to while they are made. */
+#define AWAITED			200
 
 FIXTURE(counter) {
 	struct loop lo[8];
@@ -207,6 +209,66 @@ TEST_F(counter, r8_first_number_can_be_read_when_add_comes)
 		EXPECT_EQ(ev.diskseq, diskseq_uevent_file(ev.disk));
 	}
 	ASSERT_EQ(0, child_status(pid));
+}
+
+/* Attaches an image to the disk as soon as it is there. */
+static pid_t start_attacher(const char *path, int image)
+{
+	struct loop_config config = { .fd = image, .info.lo_flags = LO_FLAGS_AUTOCLEAR };
+	struct gate ready;
+	pid_t pid;
+	int fd, ret;
+
+	gate_create(&ready);
+	pid = spawn();
+	if (!pid) {
+		gate_pass(&ready);
+		do {
+			fd = open(path, O_RDWR | O_CLOEXEC);
+			ret = ioctl(fd, LOOP_CONFIGURE, &config);
+			close(fd);
+		} while (ret);
+		_exit(0);
+	}
+	close(ready.fd[1]);
+	gate_wait(&ready);
+	close(ready.fd[0]);
+	return pid;
+}
+
+TEST_F(counter, r7_add_comes_before_a_medium_is_announced)
+{
+	struct loop *lo = &self->lo[0];
+	struct uevent ev;
+	uint64_t number;
+	char path[32];
+	pid_t pid;
+	int i;
+
+	loop_create(lo);
+	strcpy(path, lo->path);
+	strcpy(self->all.disk, lo->name);
+	loop_destroy(lo);
+	monitor_drop(&self->all);
+
+	for (i = 0; i < AWAITED; i++) {
+		pid = start_attacher(path, self->image);
+		loop_create(lo);
+		ASSERT_STREQ(path, lo->path);
+		ASSERT_EQ(0, child_status(pid));
+		loop_destroy(lo);
+
+		ASSERT_TRUE(monitor_next(&self->all, &ev, limit_ms()));
+		ASSERT_STREQ("add", ev.action);
+		do {
+			number = ev.diskseq;
+			ASSERT_TRUE(monitor_next(&self->all, &ev, limit_ms()));
+			/* add has told of the medium that the disk had by then */
+			if (ev.media_change)
+				ASSERT_LT(number, ev.diskseq);
+		} while (strcmp(ev.action, "remove"));
+		ASSERT_EQ(number, ev.diskseq);
+	}
 }
 
 /* Create, attach, detach and remove disks; the numbers go to @numbers. */
