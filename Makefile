@@ -251,15 +251,21 @@ proof:
 .PHONY: measure
 measure: $(PRISTINE)/bzImage $(SERIES)/bzImage $(ROOTFS) build/vm/clients.img
 	@scripts/guest/measure $(START) $(ROOTFS) build/vm/clients.img $(LOG) $(filter %/bzImage,$^)
+	@scripts/report/contention 'Linux $(BASE)=$(LOG)/measure-$(notdir $(PRISTINE)).tap' \
+		'Linux $(BASE) with the series=$(LOG)/measure-$(notdir $(SERIES)).tap' >$(LOG)/contention.svg.tmp
+	@mv $(LOG)/contention.svg.tmp $(LOG)/contention.svg
 
 ##@ report      build/BASE/report/index.html: pictures and tables of what was run, on one page
 .PHONY: report
 report: $(SERIES)/report/timeline.svg $(SERIES)/report/run.cast | packages-report
 	@scripts/report/page 'diskseq on Linux $(BASE)' 'Who uses loop0, and what udev is told=make run=$<' \
 		'What holds on which kernel=make compare=$(LOG)/compare.md' \
-		'What it costs=make measure=$(LOG)/measure.md' 'How that grows=make scale=$(LOG)/scale.md' \
+		'What it costs=make measure=$(LOG)/measure.md' \
+		'Whose partition a program takes for its own=make measure=$(LOG)/contention.svg' \
+		'How that grows=make scale=$(LOG)/scale.md' \
 		$(foreach axis,partitions listeners pollers beside disks cpus, \
 		'What an attach and a detach cost: $(axis)=make scale=$(LOG)/scale-$(axis).svg') \
+		'What the tests execute of the series=make coverage=$(SERIES)/coverage/by-patch.md' \
 		'The story=make run=$(LOG)/story' >$(<D)/index.html
 	@scripts/report/look-at $(<D)/index.html $(LOG)/report.results
 	@scripts/results/summary 'make report' $(START) $(SERIES)/results $(LOG)/report.results

@@ -9,6 +9,10 @@
  *
  * Each image's partition has a name in its table that no other has (PARTNAME in
  * the events), by which this program, and not the way, tells whose it is.
+ *
+ * Prints a line for each wait: what it took for its own partition (own: that it was,
+ * another: that of another process, none), and for how many ms it waited. The last line
+ * has the totals.
  */
 #include <poll.h>
 #include <stdio.h>
@@ -19,43 +23,47 @@
 
 #include "diskseq.h"
 
-#define LONGEST_MS	60000
+#define PATIENCE_MS	10000
+#define SAMPLES		4096	/* of a process */
 
 enum way { NAME, SETTLE, NUMBER };
 
+enum taken { OWN, ANOTHER, NONE, TAKEN };
+
 static struct tally {
-	int attached;
-	int wrong;		/* another's partition taken for its own */
-	int none;		/* its own did not come, or was not there */
+	int waits;
 	int ignored;		/* events of other uses, with that name */
-	int64_t waited;
-	int64_t longest;
+	struct {
+		enum taken taken;
+		int ms;
+	} wait[SAMPLES];
 } *tally;			/* shared, one a process */
 
-/* What is there by the name of the device: ours, another's, or nothing. */
-static void look(struct tally *t, const char *device, const char *partname)
+/* Whose partition has that name now? */
+static enum taken look(const char *device, const char *partname)
 {
 	char path[64], line[256];
-	bool there = false, ours = false;
+	enum taken taken = NONE;
 	FILE *f;
 
 	snprintf(path, sizeof(path), "/sys/class/block/%s/uevent", device);
 	f = fopen(path, "re");
 	while (f && fgets(line, sizeof(line), f)) {
 		line[strcspn(line, "\n")] = '\0';
-		there = true;
-		ours |= !strncmp(line, "PARTNAME=", 9) && !strcmp(line + 9, partname);
+		if (taken == NONE)
+			taken = ANOTHER;
+		if (!strncmp(line, "PARTNAME=", 9) && !strcmp(line + 9, partname))
+			taken = OWN;
 	}
 	if (f)
 		fclose(f);
-	t->none += !there;
-	t->wrong += there && !ours;
+	return taken;
 }
 
-static void wait_for_event(struct tally *t, struct monitor *mon, const char *device,
-			   const char *partname, uint64_t number)
+static enum taken wait_for_event(struct tally *t, struct monitor *mon, const char *device,
+				 const char *partname, uint64_t number)
 {
-	int64_t end = now_ms() + LONGEST_MS;
+	int64_t end = now_ms() + PATIENCE_MS;
 	struct uevent ev;
 
 	while (monitor_next(mon, &ev, end - now_ms())) {
@@ -67,32 +75,37 @@ static void wait_for_event(struct tally *t, struct monitor *mon, const char *dev
 		}
 		if (number && ev.diskseq > number)
 			break;
-		if (strcmp(ev.partname, partname))
-			t->wrong++;
-		return;
+		return strcmp(ev.partname, partname) ? ANOTHER : OWN;
 	}
-	t->none++;
+	return NONE;
 }
 
-static void settle(struct tally *t, const char *device, const char *partname)
+static enum taken settle(const char *device, const char *partname)
 {
-	if (system("exec udevadm settle --timeout=60"))
-		t->none++;
-	else
-		look(t, device, partname);
+	char command[64];
+
+	snprintf(command, sizeof(command), "exec udevadm settle --timeout=%d", PATIENCE_MS / 1000);
+	return system(command) ? NONE : look(device, partname);
 }
 
 static void use(struct tally *t, enum way way, const char *disk, int process)
 {
-	char path[32], device[32], prefix[16], partname[40];
+	char path[64], device[32], prefix[16], partname[40];
 	struct loop_config config = { .info.lo_flags = LO_FLAGS_PARTSCAN };
 	struct monitor mon = { .fd = -1 };
+	enum taken taken;
 	int64_t start;
 	int fd;
 
+	/* not by an open for writing, since udev answers its close by an event */
+	snprintf(path, sizeof(path), "/sys/block/%s/loop", disk);
+	if (t->waits == SAMPLES || !access(path, F_OK)) {
+		poll(NULL, 0, 20 + rand() % 80);
+		return;
+	}
 	snprintf(path, sizeof(path), "/dev/%s", disk);
 	snprintf(device, sizeof(device), "%sp1", disk);
-	snprintf(prefix, sizeof(prefix), "%d-%d-", process, t->attached);
+	snprintf(prefix, sizeof(prefix), "%d-%d-", process, t->waits);
 	fd = open(path, O_RDWR | O_CLOEXEC);
 	if (fd < 0)
 		die("%s: %s", path, strerror(errno));
@@ -105,20 +118,15 @@ static void use(struct tally *t, enum way way, const char *disk, int process)
 	if (ioctl(fd, LOOP_CONFIGURE, &config)) {
 		if (errno != EBUSY)
 			die("%s: LOOP_CONFIGURE: %s", path, strerror(errno));
-		/* not at once, since udev answers every close by an event */
-		poll(NULL, 0, 50 + rand() % 200);
 	} else {
 		start = now_ms();
-		t->attached++;
 		if (way == SETTLE)
-			settle(t, device, partname);
+			taken = settle(device, partname);
 		else
-			wait_for_event(t, &mon, device, partname,
-				       way == NUMBER ? diskseq(fd) : 0);
-		start = now_ms() - start;
-		t->waited += start;
-		if (start > t->longest)
-			t->longest = start;
+			taken = wait_for_event(t, &mon, device, partname,
+					       way == NUMBER ? diskseq(fd) : 0);
+		t->wait[t->waits].taken = taken;
+		t->wait[t->waits++].ms = now_ms() - start;
 		if (ioctl(fd, LOOP_CLR_FD))
 			die("%s: LOOP_CLR_FD: %s", path, strerror(errno));
 	}
@@ -127,14 +135,21 @@ static void use(struct tally *t, enum way way, const char *disk, int process)
 	close(fd);
 }
 
+static int by_time(const void *a, const void *b)
+{
+	return *(const int *)a - *(const int *)b;
+}
+
 int main(int argc, char **argv)
 {
 	static const char * const ways[] = { "name", "settle", "number" };
-	struct tally sum = { };
-	int processes, i, failed = 0;
+	static const char * const what[] = { "own", "another", "none" };
+	int processes, i, j, waits = 0, ignored = 0, failed = 0;
+	int count[TAKEN] = { };
 	pid_t pids[64];
 	int64_t end;
 	enum way way = NAME;
+	int *times;
 
 	if (argc < 5) {
 		fprintf(stderr, "usage: contend name|settle|number SECONDS PROCESSES DISK...\n");
@@ -157,19 +172,21 @@ int main(int argc, char **argv)
 			_exit(0);
 		}
 	}
+	times = calloc(processes, sizeof(*times) * SAMPLES);
+	if (!times)
+		die("no memory");
 	for (i = 0; i < processes; i++) {
 		failed |= child_status(pids[i]);
-		sum.attached += tally[i].attached;
-		sum.wrong += tally[i].wrong;
-		sum.none += tally[i].none;
-		sum.ignored += tally[i].ignored;
-		sum.waited += tally[i].waited;
-		if (tally[i].longest > sum.longest)
-			sum.longest = tally[i].longest;
+		ignored += tally[i].ignored;
+		for (j = 0; j < tally[i].waits; j++) {
+			printf("%s %s %d\n", argv[1], what[tally[i].wait[j].taken], tally[i].wait[j].ms);
+			count[tally[i].wait[j].taken]++;
+			times[waits++] = tally[i].wait[j].ms;
+		}
 	}
-	printf("attached %d wrong %d none %d ignored %d mean_ms %lld longest_ms %lld\n",
-	       sum.attached, sum.wrong, sum.none, sum.ignored,
-	       (long long)(sum.attached ? sum.waited / sum.attached : 0),
-	       (long long)sum.longest);
+	qsort(times, waits, sizeof(*times), by_time);
+	printf("attached %d wrong %d none %d ignored %d median_ms %d longest_ms %d\n",
+	       waits, count[ANOTHER], count[NONE], ignored,
+	       waits ? times[waits / 2] : 0, waits ? times[waits - 1] : 0);
 	return !!failed;
 }
