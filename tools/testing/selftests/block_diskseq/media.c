@@ -421,6 +421,32 @@ TEST_F(drive, r3_medium_found_by_opening_takes_a_number_of_its_own)
 	EXPECT_EQ(ev.diskseq, diskseq_read(self->sysfs));
 }
 
+/* A drive that always reports a change is kept quiet, and must not be taken for one. */
+TEST_F(drive, r3_medium_is_noticed_after_many_that_a_close_found)
+{
+	char buf[SECTOR];
+	uint64_t number;
+	int fd, i;
+
+	stop_polling(self);
+	for (i = 0; i < MANY_CHANGES; i++) {
+		/* the open finds one, and the close another */
+		ASSERT_TRUE(insert(self, 'b'));
+		fd = open(self->path, O_RDONLY | O_NONBLOCK);
+		ASSERT_LE(0, fd);
+		ASSERT_TRUE(insert(self, 'a'));
+		close(fd);
+		poll(NULL, 0, POLLS_MS);
+	}
+	read_medium(self, buf);
+	for (i = 0; i < CHANGES; i++) {
+		number = diskseq_read(self->sysfs);
+		ASSERT_TRUE(insert(self, i % 2 ? 'a' : 'b'));
+		read_medium(self, buf);
+		EXPECT_LT(number, diskseq_read(self->sysfs));
+	}
+}
+
 TEST_F(drive, r3_same_medium_keeps_the_number)
 {
 	char buf[SECTOR];
