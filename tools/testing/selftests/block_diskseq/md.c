@@ -75,9 +75,10 @@ static int stop(int fd)
 	return ioctl(fd, STOP_ARRAY, NULL) ? errno : 0;
 }
 
+/* An open brings the disk back, so there is none while it goes, which takes a while. */
 static void stop_minor(int minor)
 {
-	int64_t end = now_ms() + limit_ms();
+	int64_t end = now_ms() + limit_ms(), gone;
 	char name[16];
 	int fd;
 
@@ -88,7 +89,9 @@ static void stop_minor(int minor)
 			stop(fd);
 			close(fd);
 		}
-		poll(NULL, 0, 1);
+		gone = now_ms() + limit_ms() / 10;
+		while (disk_exists(name) && now_ms() < gone)
+			poll(NULL, 0, 1);
 	}
 }
 
