@@ -145,7 +145,7 @@ $(LOG)/recipes.results: FORCE quilt patch | packages-distro
 	@scripts/distro/test-recipes dir=$(SERIES) page=DISTRIBUTIONS.md out=$@
 $(LOG)/deb.results: FORCE $(SERIES)/deb/version $(SERIES)/tests.img | packages-distro
 	@scripts/distro/test-debs debs=$(SERIES)/deb suite=$(INSTALL_SUITE) out=$@ \
-		list=$(SERIES)/tests.list initrd=$(SERIES)/tests.img DISKSEQ_STORM=$$(($(STORM) / 10))
+		list=$(SERIES)/tests.list initrd=$(SERIES)/tests.img $(KNOWN) DISKSEQ_STORM=$$(($(STORM) / 10))
 
 ##@ shell       boots to a prompt, with util-linux and the tests at hand
 .PHONY: shell
