@@ -9,8 +9,8 @@
  * -d then waits until the device is somebody else's, or nobody's; -t gives the
  * socket so small a buffer that it loses most events, which does not matter, and
  * says at the end what has been lost.
- * The status is 0 for a partition that is there, 3 for a use of the device that
- * was over first.
+ * The status is 0 for a partition that could be opened, 3 for a use of the device
+ * that was over first.
  */
 #include <err.h>
 #include <errno.h>
@@ -70,13 +70,17 @@ static int attach(const char *image, int *index)
 			err(1, "LOOP_CTL_GET_FREE");
 		snprintf(path, sizeof(path), "/dev/loop%d", *index);
 		fd = open(path, O_RDWR | O_CLOEXEC);
-		if (fd < 0)
+		if (fd >= 0) {
+			if (!ioctl(fd, LOOP_CONFIGURE, &config))
+				break;
+			if (errno != EBUSY)
+				err(1, "%s: LOOP_CONFIGURE", path);
+			close(fd);
+		} else if (errno != ENXIO && errno != ENOENT) {
 			err(1, "%s", path);
-		if (!ioctl(fd, LOOP_CONFIGURE, &config))
-			break;
-		if (errno != EBUSY)
-			err(1, "%s: LOOP_CONFIGURE", path);
-		close(fd);
+		}
+		/* somebody was faster, or has claimed the free device */
+		usleep(1000);
 	}
 	close(file);
 	close(control);
@@ -97,26 +101,32 @@ static unsigned long long disk_number(void)
 	return strtoull(buf, NULL, 10);
 }
 
-/* The number of a partition; 0 if there is none. */
-static unsigned long long partition_number(int index, int partition)
+/*
+ * A descriptor of the partition, which keeps it; -1 if it cannot be opened, or is
+ * that of another medium.
+ */
+static int open_partition(const char *path, unsigned long long number)
 {
-	unsigned long long number = 0;
-	char path[64], line[256];
-	FILE *f;
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	unsigned long long own;
 
-	snprintf(path, sizeof(path), "/sys/block/loop%d/loop%dp%d/uevent",
-		 index, index, partition);
-	f = fopen(path, "re");
-	while (f && fgets(line, sizeof(line), f))
-		sscanf(line, "DISKSEQ=%llu", &number);
-	if (f)
-		fclose(f);
-	return number;
+	if (fd < 0) {
+		if (errno != ENOENT && errno != ENXIO)
+			err(1, "%s", path);
+		return -1;
+	}
+	if (ioctl(fd, BLKGETDISKSEQ, &own))
+		err(1, "%s: BLKGETDISKSEQ", path);
+	if (own == number)
+		return fd;
+	close(fd);
+	return -1;
 }
 
 /*
  * Until there is something new. What the events say is not needed, since sysfs
- * says how things stand now; one that was lost makes the socket readable, too.
+ * and the partition say how things stand now; one that was lost makes the socket
+ * readable, too. Kernels without the rules do not wake who polls sysfs.
  */
 static void wait_for_news(void)
 {
@@ -126,7 +136,7 @@ static void wait_for_news(void)
 	};
 	char event[8192];
 
-	if (poll(fds, 2, -1) < 0)
+	if (poll(fds, 2, 1000) < 0)
 		err(1, "poll");
 	if (fds[1].revents & POLLPRI)
 		woken++;
@@ -143,7 +153,7 @@ static void wait_for_news(void)
 
 int main(int argc, char **argv)
 {
-	int opt, fd, index, partition, stay = 0, tiny = 0, there;
+	int opt, disk, index, part = -1, stay = 0, tiny = 0;
 	unsigned long long number;
 	char path[64];
 
@@ -155,33 +165,38 @@ int main(int argc, char **argv)
 	}
 	if (argc - optind != 2)
 		errx(2, "usage: diskseq-wait [-d] [-t] IMAGE PARTITION-NUMBER");
-	partition = atoi(argv[optind + 1]);
 
 	open_socket(tiny);
-	fd = attach(argv[optind], &index);
+	disk = attach(argv[optind], &index);
 	/* Through the same descriptor: by its name it may be another's by now. */
-	if (ioctl(fd, BLKGETDISKSEQ, &number))
+	if (ioctl(disk, BLKGETDISKSEQ, &number))
 		err(1, "BLKGETDISKSEQ");
 	snprintf(path, sizeof(path), "/sys/block/loop%d/diskseq", index);
 	sysfs = open(path, O_RDONLY | O_CLOEXEC);
 	if (sysfs < 0)
 		err(1, "%s", path);
-	close(fd);
+	/* Others may detach it from now on; udev scans it again. */
+	close(disk);
 
-	while (disk_number() == number &&
-	       partition_number(index, partition) != number)
+	snprintf(path, sizeof(path), "/dev/loop%dp%d", index, atoi(argv[optind + 1]));
+	while (disk_number() == number) {
+		part = open_partition(path, number);
+		if (part >= 0)
+			break;
 		wait_for_news();
-	there = disk_number() == number;
-	if (there) {
-		printf("/dev/loop%dp%d\n", index, partition);
+	}
+	if (part >= 0) {
+		printf("%s\n", path);
 		fflush(stdout);
+		/* Here a program would use it: while it is open, it stays. */
+		close(part);
 	}
 	while (stay && disk_number() == number)
 		wait_for_news();
-	if (stay || !there)
+	if (stay || part < 0)
 		printf("over\n");
 	if (tiny)
 		fprintf(stderr, "%d times events were lost, %d times sysfs woke us\n",
 			lost, woken);
-	return there ? 0 : 3;
+	return part >= 0 ? 0 : 3;
 }
