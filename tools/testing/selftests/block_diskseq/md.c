@@ -1078,6 +1078,28 @@ TEST_F(hot, r8_next_array_shows_nothing_of_the_old_one)
 		TH_LOG("the array cannot be stopped, and stays");
 }
 
+/*
+ * An array that is read-only until somebody writes to it is in use before what was
+ * written has reached it.
+ */
+TEST_F(hot, r14_what_a_read_auto_array_has_not_written_yet_is_not_lost)
+{
+	struct array *a = &self->a;
+	char sector[SECTOR];
+
+	assembled(a);
+	ASSERT_EQ(0, op_read_auto(a));
+	image_sector('b', LOOKED_AT, NULL, sector);
+	ASSERT_EQ(SECTOR, pwrite(a->fd, sector, SECTOR, LOOKED_AT * SECTOR));
+	/* refused, or undone: either will do */
+	op_inactive(a);
+	op_active(a);
+	EXPECT_EQ(0, fsync(a->fd));
+	/* from the disks again */
+	ASSERT_EQ(0, ioctl(a->fd, BLKFLSBUF));
+	EXPECT_TRUE(sector_is(a->fd, LOOKED_AT, 'b', LOOKED_AT, NULL));
+}
+
 /* The partitions of an array. */
 FIXTURE(partitions) {
 	struct array a;
