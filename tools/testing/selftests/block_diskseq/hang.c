@@ -27,6 +27,7 @@
 
 #define BLOCK			4096
 #define READERS			2
+#define WRITERS			4
 /* of connecting and disconnecting, in each test */
 #define ROUNDS_MS		2000
 
@@ -682,6 +683,119 @@ TEST_F(scan, r14_size_can_be_set_meanwhile)
 		child_status(pid);
 	}
 	EXPECT_EQ(0, *self->err);
+}
+
+/*
+ * Whoever attaches a loop device to a server may be the server itself, which answers
+ * nobody until the call has returned. Others write to the medium at once, and sync.
+ */
+FIXTURE(attach) {
+	struct nbd n;
+	struct loop lo;
+	int disk;		/* that of the server */
+	pid_t writer[WRITERS];
+	int *attaches;		/* that have begun, shared */
+	int *err;		/* of the one who attaches, shared */
+};
+
+/* Once for each attach. */
+static void write_and_sync(const FIXTURE_DATA(attach) *self, int which)
+{
+	char buf[BLOCK] = "";
+	int fd, seen = 0;
+
+	for (;;) {
+		while (__atomic_load_n(self->attaches, __ATOMIC_SEQ_CST) == seen)
+			poll(NULL, 0, 1);
+		seen++;
+		fd = loop_open(&self->lo, O_RDWR);
+		while (pwrite(fd, buf, BLOCK, which * BLOCK) != BLOCK)
+			continue;
+		sync();
+		close(fd);
+	}
+}
+
+/* When the last of those who have it open has closed it. */
+static void reopen_detached(struct loop *lo)
+{
+	struct loop_info64 info;
+
+	for (;;) {
+		loop_close(lo);
+		poll(NULL, 0, 1);
+		lo->fd = open(lo->path, O_RDWR | O_CLOEXEC);
+		if (lo->fd >= 0 && ioctl(lo->fd, LOOP_GET_STATUS64, &info))
+			return;
+	}
+}
+
+FIXTURE_SETUP(attach)
+{
+	const char *missing = nbd_missing();
+	int i;
+
+	if (missing)
+		SKIP_SETUP("%s", missing);
+	self->attaches = shared_memory(sizeof(*self->attaches));
+	self->err = shared_memory(sizeof(*self->err));
+	loop_create(&self->lo);
+	nbd_create(&self->n, MAX_INDEX);
+	/* neither the server nor a writer keeps it open */
+	loop_close(&self->lo);
+	by_netlink(&self->n);
+	for (i = 0; i < WRITERS; i++) {
+		self->writer[i] = spawn();
+		if (!self->writer[i])
+			write_and_sync(self, i);
+	}
+	loop_reopen(&self->lo);
+	self->disk = disk_open(self->n.name, 0, O_RDWR | O_DIRECT);
+}
+
+FIXTURE_TEARDOWN(attach)
+{
+	int i;
+
+	self->n.orders->silent = 0;
+	self->n.orders->leave = 1;
+	for (i = 0; i < WRITERS; i++) {
+		kill(self->writer[i], SIGKILL);
+		EXPECT_TRUE(ends(self->writer[i]));
+	}
+	loop_destroy(&self->lo);
+	close(self->disk);
+	nbd_destroy(&self->n);
+}
+
+TEST_F(attach, r14_returns_before_the_server_answers)
+{
+	struct orders *orders = self->n.orders;
+	int64_t end = now_ms() + 3 * ROUNDS_MS;
+	bool ended = true;
+	pid_t pid;
+
+	while (ended && (*self->attaches < 10 || now_ms() < end)) {
+		__atomic_store_n(&orders->silent, 1, __ATOMIC_SEQ_CST);
+		__atomic_fetch_add(self->attaches, 1, __ATOMIC_SEQ_CST);
+		pid = spawn();
+		if (!pid) {
+			*self->err = loop_configure(&self->lo, self->disk,
+						    LO_FLAGS_DIRECT_IO) ? errno : 0;
+			_exit(0);
+		}
+		ended = ends(pid);
+		EXPECT_TRUE(ended) {
+			TH_LOG("the attach number %d", *self->attaches);
+			tell_where(pid);
+		}
+		__atomic_store_n(&orders->silent, 0, __ATOMIC_SEQ_CST);
+		if (!ended)
+			child_status(pid);
+		ASSERT_EQ(0, *self->err);
+		ioctl(self->lo.fd, LOOP_CLR_FD);
+		reopen_detached(&self->lo);
+	}
 }
 
 /* Others zero blocks, which waits for who claims the device, who has to open it first. */
