@@ -153,7 +153,7 @@ static void wait_for_news(void)
 
 int main(int argc, char **argv)
 {
-	int opt, disk, index, part = -1, stay = 0, tiny = 0;
+	int opt, disk, index, part, stay = 0, tiny = 0, there;
 	unsigned long long number;
 	char path[64];
 
@@ -179,24 +179,27 @@ int main(int argc, char **argv)
 	close(disk);
 
 	snprintf(path, sizeof(path), "/dev/loop%dp%d", index, atoi(argv[optind + 1]));
-	while (disk_number() == number) {
+	for (;;) {
 		part = open_partition(path, number);
-		if (part >= 0)
+		/* In this order: one that is in use outlives its medium. */
+		there = disk_number() == number;
+		if (part >= 0 || !there)
 			break;
 		wait_for_news();
 	}
-	if (part >= 0) {
+	if (there) {
 		printf("%s\n", path);
 		fflush(stdout);
-		/* Here a program would use it: while it is open, it stays. */
-		close(part);
 	}
+	/* Until here a program would use it: while it is open, it stays. */
+	if (part >= 0)
+		close(part);
 	while (stay && disk_number() == number)
 		wait_for_news();
-	if (stay || part < 0)
+	if (stay || !there)
 		printf("over\n");
 	if (tiny)
 		fprintf(stderr, "%d times events were lost, %d times sysfs woke us\n",
 			lost, woken);
-	return part >= 0 ? 0 : 3;
+	return there ? 0 : 3;
 }

@@ -5,8 +5,9 @@
  * keeps neither that call nor the end of the connection waiting, whoever has the
  * disk open, reads it, has it scanned for partitions, or waits for its number.
  * Nor does a loop device that waits for a server when it gets another medium keep
- * that server waiting, if it has the device open and closes it, nor one that is
- * scanned a server that sets its size; nor do those wait for each other who use it.
+ * that server waiting, if it has the device open and closes it or attaches it
+ * itself, nor one that is scanned a server that sets its size; nor do those wait for
+ * each other who use it.
  *
  * Each wait has a limit. Then a guard tells where in the kernel the test is, and
  * has the server go, which ends what waits for it.
@@ -719,15 +720,16 @@ static void write_and_sync(const FIXTURE_DATA(attach) *self, int which)
 /* When the last of those who have it open has closed it. */
 static void reopen_detached(struct loop *lo)
 {
+	int64_t end = now_ms() + limit_ms();
 	struct loop_info64 info;
 
-	for (;;) {
+	do {
+		if (now_ms() > end)
+			die("%s: stays attached", lo->name);
 		loop_close(lo);
 		poll(NULL, 0, 1);
 		lo->fd = open(lo->path, O_RDWR | O_CLOEXEC);
-		if (lo->fd >= 0 && ioctl(lo->fd, LOOP_GET_STATUS64, &info))
-			return;
-	}
+	} while (lo->fd < 0 || !ioctl(lo->fd, LOOP_GET_STATUS64, &info));
 }
 
 FIXTURE_SETUP(attach)
