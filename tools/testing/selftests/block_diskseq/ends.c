@@ -51,6 +51,14 @@ static void write_blocks(int fd)
 	}
 }
 
+/* Whether a block begins with that text. */
+static bool has(int fd, const char *text)
+{
+	char have[BLOCK];
+
+	return pread(fd, have, BLOCK, 0) == BLOCK && !strcmp(have, text);
+}
+
 /* For partitions, which are small: the first sector. */
 
 static bool has_sector(int fd, uint64_t at)
@@ -312,6 +320,81 @@ TEST_F(server, r14_reads_fail_rather_than_end)
 	EXPECT_EQ(EIO, errno);
 }
 
+/*
+ * One process writes by the file by which another is in NBD_DO_IT. When the server
+ * dies, nobody else has the device open.
+ */
+FIXTURE(shared_file) {
+	struct nbd n;
+	int *lost;		/* shared */
+	int *stop;
+};
+
+FIXTURE_SETUP(shared_file)
+{
+	const char *missing = nbd_missing();
+
+	if (missing)
+		SKIP_SETUP("%s", missing);
+	self->lost = shared_memory(sizeof(*self->lost));
+	self->stop = shared_memory(sizeof(*self->stop));
+	nbd_create(&self->n, MAX_INDEX);
+	nbd_close(&self->n);
+}
+
+FIXTURE_TEARDOWN(shared_file)
+{
+	nbd_destroy(&self->n);
+}
+
+static void write_to_the_end(const struct nbd *n, int round, int *lost, const int *stop)
+{
+	char data[BLOCK] = "";
+	int i;
+
+	for (i = 0; !__atomic_load_n(stop, __ATOMIC_SEQ_CST); i++) {
+		snprintf(data, sizeof(data), "round %d, write %d", round, i);
+		if (pwrite(n->fd, data, BLOCK, 0) == BLOCK && !fsync(n->fd) &&
+		    !has(n->image[0], data))
+			__atomic_fetch_add(lost, 1, __ATOMIC_SEQ_CST);
+	}
+}
+
+TEST_F(shared_file, r14_fsync_fails_for_what_is_written_at_the_end)
+{
+	int64_t end = now_ms() + STORM_MS;
+	int round, sock;
+	pid_t writer;
+
+	for (round = 0; !round || now_ms() < end; round++) {
+		self->n.orders->die_after = 10 + round % 50;
+		sock = start_server(&self->n, 0, self->n.image[0]);
+		nbd_open(&self->n);
+		__atomic_store_n(self->stop, 0, __ATOMIC_SEQ_CST);
+		writer = spawn();
+		if (!writer) {
+			close(sock);
+			write_to_the_end(&self->n, round, self->lost, self->stop);
+			_exit(0);
+		}
+		ASSERT_EQ(0, ioctl(self->n.fd, NBD_SET_BLKSIZE, (long)BLOCK));
+		ASSERT_EQ(0, ioctl(self->n.fd, NBD_SET_SIZE, (long)IMAGE_BYTES));
+		ASSERT_EQ(0, ioctl(self->n.fd, NBD_SET_FLAGS, NBD_FLAG_HAS_FLAGS));
+		ASSERT_EQ(0, ioctl(self->n.fd, NBD_SET_SOCK, (long)sock));
+		ioctl(self->n.fd, NBD_DO_IT);
+		poll(NULL, 0, 2);
+		ioctl(self->n.fd, NBD_CLEAR_SOCK);
+		close(sock);
+		__atomic_store_n(self->stop, 1, __ATOMIC_SEQ_CST);
+		EXPECT_EQ(0, child_status(writer));
+		end_server(&self->n, 0);
+		nbd_close(&self->n);
+	}
+	EXPECT_EQ(0, *self->lost) {
+		TH_LOG("in %d rounds", round);
+	}
+}
+
 /* loop: the data can still reach the backing file. */
 
 FIXTURE(file) {
@@ -542,8 +625,14 @@ TEST_F(full, r14_fsync_fails_for_what_a_detach_cannot_write_back)
 
 TEST_F(full, r12_refused_attach_leaves_fsync_its_error)
 {
+	struct loop_config bad[] = {
+		{ .block_size = 777 },
+		{ .info.lo_flags = 1 << 31 },
+		{ .info.lo_encrypt_type = 18 },
+		{ .info.lo_offset = 1ULL << 63 },
+	};
 	struct loop other;
-	int image = image_create('b', 1);
+	int i, image = image_create('b', 1);
 
 	loop_create(&other);
 	loop_attach(&other, image, 0);
@@ -552,6 +641,12 @@ TEST_F(full, r12_refused_attach_leaves_fsync_its_error)
 	/* it is not read-only */
 	EXPECT_EQ(-1, ioctl(other.fd, LOOP_CHANGE_FD, self->lo.fd));
 	EXPECT_EQ(EINVAL, errno);
+	loop_detach(&other);
+	for (i = 0; i < (int)ARRAY_SIZE(bad); i++) {
+		bad[i].fd = self->lo.fd;
+		EXPECT_EQ(-1, ioctl(other.fd, LOOP_CONFIGURE, &bad[i]));
+		EXPECT_TRUE(errno == EINVAL || errno == EOVERFLOW);
+	}
 	EXPECT_EQ(-1, fsync(self->lo.fd));
 	EXPECT_EQ(EIO, errno);
 	loop_destroy(&other);

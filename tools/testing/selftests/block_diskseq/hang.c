@@ -525,18 +525,15 @@ FIXTURE_VARIANT_ADD(closing, change_fd_after_a_write) {
 	.writes = true,
 };
 
-/*
- * Before 5.18, and so without the series, too, each close takes the mutex under which
- * the medium changes.
- */
-static bool close_needs_mutex(void)
+/* For what kernels do until then, with the series as without it. */
+static bool before_version_5(int minor)
 {
 	struct utsname name;
-	int major, minor;
+	int have_major, have_minor;
 
 	return !uname(&name) &&
-	       sscanf(name.release, "%d.%d", &major, &minor) == 2 &&
-	       (major < 5 || (major == 5 && minor < 18));
+	       sscanf(name.release, "%d.%d", &have_major, &have_minor) == 2 &&
+	       (have_major < 5 || (have_major == 5 && have_minor < minor));
 }
 
 FIXTURE_SETUP(closing)
@@ -545,7 +542,7 @@ FIXTURE_SETUP(closing)
 
 	if (missing)
 		SKIP_SETUP("%s", missing);
-	if (close_needs_mutex())
+	if (before_version_5(18))
 		SKIP_SETUP("to close a loop device takes its mutex: until 5.18");
 	self->part = -1;
 	self->ret = shared_memory(sizeof(*self->ret));
@@ -797,6 +794,91 @@ TEST_F(attach, r14_returns_before_the_server_answers)
 		ASSERT_EQ(0, *self->err);
 		ioctl(self->lo.fd, LOOP_CLR_FD);
 		reopen_detached(&self->lo);
+	}
+}
+
+/*
+ * LOOP_CHANGE_FD waits for the server of its new file, with the lock that whoever
+ * attaches a loop device to another one needs.
+ */
+FIXTURE(stacked) {
+	struct nbd n;
+	struct loop changed;	/* to the one below */
+	struct loop below;	/* on nbd */
+	struct loop other;
+	struct loop lo;		/* is attached to the other one */
+	int disk;
+	int image;
+	pid_t changer;
+	pid_t attacher;
+};
+
+FIXTURE_SETUP(stacked)
+{
+	const char *missing = nbd_missing();
+
+	if (missing)
+		SKIP_SETUP("%s", missing);
+	if (before_version_5(13))
+		SKIP_SETUP("each open of a loop device takes the lock of all");
+	/* first, so that the server has none of the others open */
+	nbd_create(&self->n, MAX_INDEX);
+	by_netlink(&self->n);
+	loop_create(&self->changed);
+	loop_create(&self->below);
+	loop_create(&self->other);
+	loop_create(&self->lo);
+	self->disk = disk_open(self->n.name, 0, O_RDWR);
+	loop_attach(&self->below, self->disk, LO_FLAGS_DIRECT_IO);
+	self->image = image_create('c', 1);
+	loop_attach(&self->changed, self->image, LO_FLAGS_READ_ONLY);
+	loop_attach(&self->other, self->image, 0);
+}
+
+FIXTURE_TEARDOWN(stacked)
+{
+	self->n.orders->silent = 0;
+	self->n.orders->leave = 1;
+	EXPECT_TRUE(!self->changer || ends(self->changer));
+	EXPECT_TRUE(!self->attacher || ends(self->attacher));
+	loop_destroy(&self->lo);
+	loop_destroy(&self->changed);
+	loop_destroy(&self->other);
+	loop_destroy(&self->below);
+	close(self->image);
+	close(self->disk);
+	nbd_destroy(&self->n);
+}
+
+TEST_F(stacked, r14_attach_keeps_nobody_waiting_who_opens_it)
+{
+	char buf[BLOCK] = "";
+	pid_t pid;
+
+	ASSERT_EQ(BLOCK, pwrite(self->below.fd, buf, BLOCK, 0));
+	__atomic_store_n(&self->n.orders->silent, 1, __ATOMIC_SEQ_CST);
+	self->changer = spawn();
+	if (!self->changer) {
+		ioctl(self->changed.fd, LOOP_CHANGE_FD, self->below.fd);
+		_exit(0);
+	}
+	ASSERT_TRUE(waits_in(self->changer, SYS_ioctl));
+	self->attacher = spawn();
+	if (!self->attacher) {
+		loop_configure(&self->lo, self->other.fd, 0);
+		_exit(0);
+	}
+	ASSERT_TRUE(waits_in(self->attacher, SYS_ioctl));
+
+	pid = spawn();
+	if (!pid) {
+		close(loop_open(&self->lo, O_RDONLY));
+		_exit(0);
+	}
+	EXPECT_TRUE(ends(pid)) {
+		tell_where(pid);
+		__atomic_store_n(&self->n.orders->silent, 0, __ATOMIC_SEQ_CST);
+		child_status(pid);
 	}
 }
 

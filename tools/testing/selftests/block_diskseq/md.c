@@ -1023,6 +1023,18 @@ TEST_F(hot, r6_disk_that_never_ran_leaves_with_its_first_number)
 	EXPECT_STREQ("remove disk +0", events(&self->a.mon, number));
 }
 
+/* Otherwise who runs it again by the same file cannot have it there. */
+TEST_F(hot, r15_takes_sync_action_away_when_it_stops)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/sys/block/%s/md/sync_action", self->a.name);
+	running(&self->a);
+	EXPECT_EQ(variant->level != 0, !access(path, F_OK));
+	ASSERT_EQ(0, stop(self->a.fd));
+	EXPECT_EQ(-1, access(path, F_OK));
+}
+
 TEST_F(hot, r1_array_of_the_same_name_has_new_numbers)
 {
 	uint64_t first, last, number;

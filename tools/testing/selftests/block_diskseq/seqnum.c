@@ -83,8 +83,8 @@ TEST_F(seqnum, r9_events_arrive_in_its_order)
 			last = ev.seqnum;
 	}
 	EXPECT_EQ(0, child_status(pid));
-	EXPECT_EQ(WRITERS * EVENTS, events);
-	EXPECT_EQ(0, overtaken)
+	EXPECT_EQ((unsigned int)(WRITERS * EVENTS), events);
+	EXPECT_EQ(0U, overtaken)
 		TH_LOG("%u of %u events came after one with a greater SEQNUM",
 		       overtaken, events);
 }
