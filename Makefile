@@ -19,8 +19,9 @@ MUTANTS ?=
 N ?= 1000000
 ROUNDS ?= 3
 SUITE ?= trixie
+FIXES ?=
 FORCE ?=
-export ACCEL FORCE
+export ACCEL FIXES FORCE
 # depmod and others are where Debian has only root look.
 export PATH := $(PATH):/usr/sbin:/sbin
 
@@ -47,17 +48,17 @@ test: $(LOG)/plain.results
 else
 # Two lanes, since guests wait more than they compute, and what computes lets them go first:
 #
-#   guests    plain --> kselftest --> skips --> story --> clients --> live --> the other bases
+#   guests    plain --> kselftest --> skips --> story --> clients --> live --> proof --> the other bases
 #   builds    check --> bisect --> the kernels of the other bases
 #
 # Each step waits for the one to its left. A base without patches has nothing to check or bisect;
 # one whose Debian kernel has a number, no skips. The kernel with KASAN takes too long to build
 # and to run for this: make test SANITIZE=1.
-STEPS := plain kselftest $(if $(filter none,$(PREBUILT_NUMBER)),skips) story $(if $(SERIES_PATCHES),clients live check bisect) \
+STEPS := plain kselftest $(if $(filter none,$(PREBUILT_NUMBER)),skips) story $(if $(SERIES_PATCHES),clients live proof check bisect) \
 	$(if $(OTHERS),others)
 RESULTS := $(STEPS:%=$(LOG)/%.results)
 test: $(KERNEL)/bzImage $(SERIES)/tests.img build/vm/story.img build/prebuilt/$(PREBUILT_SUITE)/version \
-		$(if $(SERIES_PATCHES),$(ROOTFS) build/vm/clients.img) | packages-test
+		$(if $(SERIES_PATCHES),$(ROOTFS) build/vm/clients.img build/vm/proof.img) | packages-test
 	@rm -f $(RESULTS)
 	@EVERY=30 $(MAKE) -j2 SIDE_BY_SIDE=y NICE=nice $(RESULTS)
 	@scripts/results/summary 'make test' $(START) $(SERIES)/results $(RESULTS)
@@ -72,6 +73,10 @@ $(LOG)/plain.results: $(KERNEL)/$(IMAGE) $(SERIES)$(MACHINE)/tests.img $(if $(SI
 	@scripts/guest/run-selftests name='tests on $(KERNEL)' kernel=$< out=$(basename $@) seconds=1800 $(KNOWN) \
 		list=$(SERIES)$(MACHINE)/$(LIST).list initrds=$(SERIES)$(MACHINE)/tests.img \
 		DISKSEQ_STORM=$(if $(MACHINE),$$(($(STORM) / 10)),$(STORM)) $(LIMIT)
+# Of make proof what takes minutes on this kernel: the other parts have kernels of their own.
+$(LOG)/proof.results: $(KERNEL)/bzImage build/vm/proof.img FORCE $(call after,live)
+	@$(MAKE) SIDE_BY_SIDE= NICE= MINUTES=1 N=10000 $(LOG)/fuzz.results $(LOG)/million.results
+	@cat $(LOG)/fuzz.results $(LOG)/million.results >$@
 # As kernel developers run them, by make in the guest: of each program what reads the number.
 $(LOG)/kselftest.results: $(KERNEL)/bzImage $(SERIES)/kselftest.img build/vm/shell.img $(call after,plain)
 	@echo 'kselftest /run_tests' >$(SERIES)/kselftest.list
@@ -94,7 +99,7 @@ $(LOG)/bisect.results: FORCE $(SERIES)/tree.id $(SERIES)/tests.img $(call after,
 .PHONY: others-kernels
 others-kernels: $(call after,bisect)
 	@for base in $(OTHERS); do $(MAKE) SIDE_BY_SIDE= BASE=$$base build/$$base/bzImage || exit; done
-$(LOG)/others.results: FORCE $(call after,story live) others-kernels
+$(LOG)/others.results: FORCE $(call after,story live proof) others-kernels
 	@rm -f $@.tmp
 	@for base in $(OTHERS); do \
 		$(MAKE) SIDE_BY_SIDE= NICE= BASE=$$base LIST=sanitizer STORM=200 build/$$base/log/plain.results && \
@@ -109,7 +114,7 @@ kernel: $(KERNEL)/$(IMAGE)
 ##@ tree        build/BASE/tree: a git tree of the base with the series, a commit a patch
 ##@ refresh     writes the commits of build/BASE/tree back to patches/
 ##@ series      writes the series as mails for "git am", and as mbox files for b4, signed off by you
-##@ patch       writes the series as one patch, for "patch -p1"
+##@ patch       writes the series as one patch, for "patch -p1"; FIXES=1: only its first thread
 .PHONY: tree refresh series patch
 tree: $(SERIES)/tree.id
 	@git -C $(SERIES)/tree log --oneline base..HEAD
@@ -118,15 +123,14 @@ refresh: | packages
 series: $(SERIES)/tree.id
 	@scripts/series/write-mails $(SERIES) $(PATCHES) $(SERIES)/series
 patch: $(SERIES)/tree.id
-	@git -C $(SERIES)/tree diff base HEAD >$(SERIES)/diskseq.patch
-	@ls -l $(SERIES)/diskseq.patch
+	@scripts/series/write-patch $(SERIES) $(PATCHES) $(SERIES)/diskseq.patch
 
 ##@ check-tree  tells whether each patch applies to LINUX=DIR, and shows the conflicts
 .PHONY: check-tree
 check-tree: $(SERIES)/source.deb
 	@scripts/series/check-tree '$(LINUX)' $< $(PATCHES) $(SERIES)/check-tree
 
-##@ quilt       writes the series for a distribution's source package
+##@ quilt       writes the series for a distribution's source package; FIXES=1: only its first thread
 ##@ deb         builds linux-image, linux-headers and linux-libc-dev packages
 ##@ distro      tests check-tree, quilt, deb and the recipes of DISTRIBUTIONS.md
 .PHONY: quilt deb distro

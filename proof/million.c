@@ -201,23 +201,61 @@ static struct used measure(void)
 	return u;
 }
 
-/* Caches of which a medium has something, as far as this kernel lists them. */
-static void tell_slabs(const char *when)
+/* The slab caches, as far as this kernel lists them, and how many objects each has. */
+
+#define MAX_CACHES	512
+#define CACHE_KB	256
+
+struct caches {
+	int nr;
+	struct cache {
+		char name[64];
+		long objects, size;
+	} cache[MAX_CACHES];
+};
+
+static void count_objects(struct caches *all)
 {
-	static const char * const caches[] = {
-		"bdev_cache", "inode_cache", "dentry", "kernfs_node_cache", "filp",
-		"sock_inode_cache", "skbuff_head_cache", "kmalloc-1k", "kmalloc-2k",
-		"kmalloc-4k", NULL,
-	};
-	char key[40];
+	struct cache *c = all->cache;
+	char line[256];
+	FILE *file = fopen("/proc/slabinfo", "re");
+
+	all->nr = 0;
+	while (file && all->nr < MAX_CACHES && fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "%63s %ld %*d %ld", c->name, &c->objects, &c->size) == 3) {
+			all->nr++;
+			c++;
+		}
+	}
+	if (file)
+		fclose(file);
+}
+
+static const struct cache *cache_named(const struct caches *all, const char *name)
+{
 	int i;
 
-	fprintf(stderr, "# objects %s:", when);
-	for (i = 0; caches[i]; i++) {
-		snprintf(key, sizeof(key), "%s ", caches[i]);
-		fprintf(stderr, " %s %ld", caches[i], number_after("/proc/slabinfo", key));
+	for (i = 0; i < all->nr; i++)
+		if (!strcmp(all->cache[i].name, name))
+			return &all->cache[i];
+	return NULL;
+}
+
+/* Which caches have grown, so that who reads it knows what is not freed. */
+static void tell_grown(const struct caches *before, const struct caches *after)
+{
+	const struct cache *now, *then;
+	long more;
+	int i;
+
+	for (i = 0; i < after->nr; i++) {
+		now = &after->cache[i];
+		then = cache_named(before, now->name);
+		more = now->objects - (then ? then->objects : 0);
+		if (more * now->size >= CACHE_KB * 1024)
+			fprintf(stderr, "# %s: %ld more objects of %ld bytes\n", now->name, more,
+				now->size);
 	}
-	fprintf(stderr, "\n");
 }
 
 static void work(const struct phase *phase, int p)
@@ -297,6 +335,7 @@ static int run_phase(const struct phase *phase, uint64_t count)
 {
 	uint64_t media;
 	unsigned int found = atomic_get(&fuzz->brokens);
+	static struct caches objects[2];
 	struct used before, after;
 	bool good;
 	int failed;
@@ -304,16 +343,17 @@ static int run_phase(const struct phase *phase, uint64_t count)
 	/* so that what is allocated once has been */
 	good = run(phase, count / 100 + PROCESSES, false);
 	before = measure();
-	tell_slabs("before");
+	count_objects(&objects[0]);
 	media = observer_media();
 	good &= run(phase, count, true);
 	media = observer_media() - media;
 	after = measure();
-	tell_slabs("after");
+	count_objects(&objects[1]);
 	observer_compare();
 	fprintf(stderr, "# memory %ld kB before, %ld after; slab %ld, %ld; open files %ld, %ld\n",
 		before.memory, after.memory, before.slab, after.slab, before.files,
 		after.files);
+	tell_grown(&objects[0], &objects[1]);
 	failed = result(good, phase, "all_done");
 	if (media != count * phase->announcements)
 		fprintf(stderr, "# %llu announcements of %llu\n", (unsigned long long)media,
