@@ -302,4 +302,5 @@ help:
 	@echo "make TARGET [BASE=$(subst $() ,|,$(BASES))] [ARCH=$(subst $() ,|,$(MACHINES))] [LINUX=DIR: your kernel]"
 	@echo "     [TEST=PROGRAM[:PATTERN]] [SANITIZE=1] [STOCK=1] [CONFIG=FILE] [ACCEL=tcg|kvm] [STORM=N]"
 	@sed -n 's/^##@ / /p' Makefile
-	@echo "STOCK=1: without the patches; CONFIG: for deb; STORM: attaches of the storm tests; FORCE=1: tree discards commits and edits, refresh overwrites patches/"
+	@echo "STOCK=1: without the patches; CONFIG: for deb; STORM: attaches of the storm tests"
+	@echo "FORCE=1: tree discards commits and edits, refresh overwrites patches/"
