@@ -225,7 +225,7 @@ $(LOG)/fuzz.results: $(KERNEL)/bzImage build/vm/proof.img FORCE
 		DISKSEQ_SECONDS=$$(($(MINUTES) * 60)) $(SEED:%=DISKSEQ_SEED=%)
 $(LOG)/million.results: $(KERNEL)/bzImage build/vm/proof.img FORCE
 	@scripts/guest/run-proof name='$(N) media on $(KERNEL)' kernel=$< out=$(basename $@) \
-		seconds=86400 initrd=build/vm/proof.img program=/proof/million DISKSEQ_MILLION=$(N)
+		seconds=$$(($(N) / 10 + 900)) initrd=build/vm/proof.img program=/proof/million DISKSEQ_MILLION=$(N)
 
 ##@ scale       how the cost of a media change grows with what is around it: base and series; ROUNDS=3
 .PHONY: scale
