@@ -653,6 +653,46 @@ TEST_F(full, r12_refused_attach_leaves_fsync_its_error)
 	close(image);
 }
 
+/*
+ * The error belongs to who writes through the new device, even if the one who attaches
+ * it still writes back what the file has in the cache.
+ */
+TEST_F(full, r14_attach_leaves_fsync_of_the_device_its_error)
+{
+	static char data[BLOCK] __aligned(BLOCK);
+	int64_t end = now_ms() + STORM_MS;
+	int *lost = shared_memory(sizeof(*lost));
+	int file, fd, round;
+	struct loop upper;
+	uint64_t size;
+	pid_t writer;
+
+	loop_create(&upper);
+	for (round = 0; !round || now_ms() < end; round++) {
+		file = loop_open(&self->lo, O_RDWR);
+		fsync(file);
+		write_blocks(file);
+		writer = spawn();
+		if (!writer) {
+			fd = loop_open(&upper, O_RDWR | O_DIRECT);
+			do
+				ioctl(fd, BLKGETSIZE64, &size);
+			while (!size);
+			*lost += pwrite(fd, data, BLOCK, BLOCKS * BLOCK) == BLOCK &&
+				 !fsync(fd);
+			_exit(0);
+		}
+		loop_attach(&upper, file, 0);
+		ASSERT_EQ(0, child_status(writer));
+		loop_detach(&upper);
+		close(file);
+	}
+	EXPECT_EQ(0, *lost) {
+		TH_LOG("in %d rounds", round);
+	}
+	loop_destroy(&upper);
+}
+
 FIXTURE(partition) {
 	struct loop lo;
 	int image;
