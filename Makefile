@@ -52,9 +52,11 @@ else
 #   builds    check --> bisect --> the kernels of the other bases
 #
 # Each step waits for the one to its left. A base without patches has nothing to check or bisect;
-# one whose Debian kernel has a number, no skips. The kernel with KASAN takes too long to build
+# one whose Debian kernel has a number, no skips. Only the default base has proof: 5.10 counts its open
+# files less exactly than make million wants them. The kernel with KASAN takes too long to build
 # and to run for this: make test SANITIZE=1.
-STEPS := plain kselftest $(if $(filter none,$(PREBUILT_NUMBER)),skips) story $(if $(SERIES_PATCHES),clients live proof check bisect) \
+STEPS := plain kselftest $(if $(filter none,$(PREBUILT_NUMBER)),skips) story $(if $(SERIES_PATCHES),clients live \
+	$(if $(filter $(shell cat bases/default),$(BASE)),proof) check bisect) \
 	$(if $(OTHERS),others)
 RESULTS := $(STEPS:%=$(LOG)/%.results)
 test: $(KERNEL)/bzImage $(SERIES)/tests.img build/vm/story.img build/prebuilt/$(PREBUILT_SUITE)/version \

@@ -1023,7 +1023,7 @@ TEST_F(hot, r6_disk_that_never_ran_leaves_with_its_first_number)
 	EXPECT_STREQ("remove disk +0", events(&self->a.mon, number));
 }
 
-/* Otherwise who runs it again by the same file cannot have it there. */
+/* If it stayed, the next run by the same file could not create it. */
 TEST_F(hot, r15_takes_sync_action_away_when_it_stops)
 {
 	char path[64];
