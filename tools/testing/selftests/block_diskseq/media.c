@@ -12,10 +12,14 @@
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <linux/cdrom.h>
+#include <linux/fd.h>
+#include <linux/major.h>
 
 #include "../kselftest_harness.h"
 #include "diskseq.h"
@@ -468,6 +472,44 @@ TEST_F(drive, r3_same_medium_keeps_the_number)
 	EXPECT_EQ(self->before, diskseq_read(self->sysfs));
 	EXPECT_STREQ("", events(&self->mon, self->before));
 	EXPECT_FALSE(diskseq_wait(self->sysfs, 0));
+}
+
+/* They have the driver forget what it knows of the disk. */
+TEST_F(drive, r3_floppy_keeps_its_number_at_FDFLUSH_and_FDSETPRM)
+{
+	static const char node[] = "/tmp/fd0u1440";
+	struct floppy_struct format;
+	char buf[SECTOR];
+	uint64_t number;
+	int fd;
+
+	if (strcmp(variant->id, "floppy"))
+		SKIP(return, "this drive is no floppy");
+	fd = open(self->path, O_RDWR | O_CLOEXEC);
+	ASSERT_LE(0, fd);
+	EXPECT_EQ(0, ioctl(fd, FDFLUSH));
+	EXPECT_EQ(SECTOR, pread(fd, buf, SECTOR, 0));
+	EXPECT_EQ(0, memcmp(self->a, buf, SECTOR));
+	EXPECT_EQ(0, ioctl(fd, FDGETPRM, &format));
+	EXPECT_EQ(self->before, diskseq(fd));
+	close(fd);
+
+	/* format 7 of the drive, which is a disk of its own */
+	unlink(node);
+	ASSERT_EQ(0, mknod(node, S_IFBLK | 0600, makedev(FLOPPY_MAJOR, 7 << 2)));
+	fd = open(node, O_RDWR | O_CLOEXEC);
+	ASSERT_LE(0, fd);
+	number = diskseq(fd);
+	EXPECT_EQ(0, ioctl(fd, FDSETPRM, &format));
+	EXPECT_EQ(SECTOR, pread(fd, buf, SECTOR, 0));
+	EXPECT_EQ(0, memcmp(self->a, buf, SECTOR));
+	EXPECT_EQ(number, diskseq(fd));
+	close(fd);
+	unlink(node);
+
+	read_medium(self, buf);
+	EXPECT_EQ(self->before, diskseq_read(self->sysfs));
+	EXPECT_STREQ("", events(&self->mon, self->before));
 }
 
 TEST_F(drive, r5_three_readings_agree)
