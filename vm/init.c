@@ -53,10 +53,27 @@ static const char *first_line(const char *path)
 	return line;
 }
 
+/* What the kernel's command line says for the module NAME.ko, as modprobe looks for it. */
+static void module_parameters(const char *name, char *parameters, size_t size)
+{
+	size_t len = strcspn(name, ".") + 1;
+	FILE *f = fopen("/proc/cmdline", "r");
+	char word[256];
+
+	parameters[0] = '\0';
+	while (f && fscanf(f, "%255s", word) == 1)
+		if (!strncmp(word, name, len)) {
+			strncat(parameters, word + len, size - strlen(parameters) - 1);
+			strncat(parameters, " ", size - strlen(parameters) - 1);
+		}
+	if (f)
+		fclose(f);
+}
+
 /* Loads the modules that MODULES/order lists, in its order, if there is one. */
 static void load_modules(void)
 {
-	char name[128], path[256];
+	char name[128], path[256], parameters[256];
 	FILE *order = fopen(MODULES "/order", "r");
 	int fd;
 
@@ -67,7 +84,8 @@ static void load_modules(void)
 		fd = open(path, O_RDONLY | O_CLOEXEC);
 		if (fd < 0)
 			err(1, "%s", path);
-		if (syscall(SYS_finit_module, fd, "", 0) && errno != EEXIST)
+		module_parameters(name, parameters, sizeof(parameters));
+		if (syscall(SYS_finit_module, fd, parameters, 0) && errno != EEXIST)
 			err(1, "finit_module %s", path);
 		close(fd);
 	}
