@@ -376,6 +376,8 @@ FIXTURE_VARIANT(closing) {
 	bool writes;		/* what the server has to have in the end */
 };
 
+#define READERS			4
+#define READ_MS			100
 #define WRITTEN_AT		(2 * BLOCK)
 #define PART_AT			(WRITTEN_AT / SECTOR)
 
@@ -620,6 +622,73 @@ TEST_F(closing, r14_gets_its_new_medium)
 	EXPECT_EQ(before + 1, diskseq_sysfs(self->lo.name));
 	EXPECT_STREQ("change disk +1 media", events(&self->mon, before));
 	EXPECT_EQ(variant->writes, server_has(&self->n));
+}
+
+/* A loop device that others read, whose next file a server has who does not answer. */
+FIXTURE(silent) {
+	struct nbd n;
+	struct loop lo;
+	struct monitor mon;
+	int disk;		/* that of the server */
+	int image;		/* a file of the same size */
+	pid_t reader[READERS];
+};
+
+FIXTURE_SETUP(silent)
+{
+	const char *missing = nbd_missing();
+	int i;
+
+	if (missing)
+		SKIP_SETUP("%s", missing);
+	self->image = image_create('c', 1);
+	nbd_create(&self->n, MAX_INDEX);
+	by_netlink(&self->n);
+	self->disk = disk_open(self->n.name, 0, O_RDONLY);
+	loop_create(&self->lo);
+	loop_attach(&self->lo, self->image, LO_FLAGS_READ_ONLY);
+	monitor_open(&self->mon, self->lo.name);
+	for (i = 0; i < READERS; i++) {
+		self->reader[i] = spawn();
+		/* from the file, not from the cache */
+		while (!self->reader[i]) {
+			char buf[BLOCK];
+
+			posix_fadvise(self->lo.fd, i * BLOCK, BLOCK, POSIX_FADV_DONTNEED);
+			if (pread(self->lo.fd, buf, BLOCK, i * BLOCK) != BLOCK)
+				_exit(1);
+		}
+	}
+}
+
+FIXTURE_TEARDOWN(silent)
+{
+	int i;
+
+	__atomic_store_n(&self->n.orders->silent, 0, __ATOMIC_SEQ_CST);
+	for (i = 0; i < READERS; i++)
+		end_child(self->reader[i]);
+	loop_destroy(&self->lo);
+	close(self->disk);
+	close(self->image);
+	monitor_close(&self->mon);
+	nbd_destroy(&self->n);
+}
+
+/* It may be the server who calls. */
+TEST_F(silent, r14_change_fd_does_not_wait_for_what_is_read)
+{
+	uint64_t before = next_number();
+	pid_t pid;
+
+	poll(NULL, 0, READ_MS);
+	__atomic_store_n(&self->n.orders->silent, 1, __ATOMIC_SEQ_CST);
+	pid = spawn();
+	if (!pid)
+		_exit(ioctl(self->lo.fd, LOOP_CHANGE_FD, self->disk) ? errno : 0);
+	ASSERT_TRUE(ends(pid));
+	EXPECT_STREQ("change disk +1 media", events(&self->mon, before));
+	EXPECT_EQ(before + 1, diskseq_sysfs(self->lo.name));
 }
 
 /*

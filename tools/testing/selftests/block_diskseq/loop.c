@@ -8,7 +8,9 @@
  */
 #include <signal.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "../kselftest_harness.h"
@@ -1100,6 +1102,41 @@ TEST_F(changers, r8_disk_shows_the_last_file)
 		}
 		ASSERT_EQ(number, diskseq(self->lo.fd));
 	}
+}
+
+static pid_t start_mounting(const struct loop *lo)
+{
+	pid_t pid = spawn();
+
+	if (pid)
+		return pid;
+	for (;;)
+		if (!mount(lo->path, "/tmp", "vfat", MS_RDONLY, NULL))
+			die("%s: has no file system, but can be mounted", lo->path);
+		else if (errno == ENODEV)
+			_exit(ENODEV);
+}
+
+/* Those who try to mount it hold what they have read, until they fail. */
+TEST_F(changers, r8_who_fails_to_mount_it_keeps_nothing_of_the_old_file)
+{
+	pid_t mounter = start_mounting(&self->lo);
+	int round, file;
+	int64_t end;
+
+	for (round = 0; round < ROUNDS; round++) {
+		file = round % 2;
+		ASSERT_EQ(0, ioctl(self->lo.fd, LOOP_CHANGE_FD, self->image[file]));
+		end = now_ms() + limit_ms();
+		while (!sector_is(self->lo.fd, 0, 'a' + file, 0, NULL) && now_ms() < end)
+			poll(NULL, 0, 1);
+		ASSERT_TRUE(sector_is(self->lo.fd, 0, 'a' + file, 0, NULL)) {
+			TH_LOG("round %d", round);
+		}
+	}
+	if (waitpid(mounter, NULL, WNOHANG) == mounter)
+		SKIP(return, "this kernel has no vfat");
+	end_child(mounter);
 }
 
 TEST_HARNESS_MAIN
