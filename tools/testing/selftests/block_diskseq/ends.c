@@ -5,6 +5,7 @@
  * the next medium, and nobody reads them any more under its number (rule 8). And
  * who only reads does not keep a medium from ending (rule 15).
  */
+#include <endian.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -537,7 +538,8 @@ static pid_t keep_storing(int fd)
 }
 
 /* Of each block, the last byte alone is the storer's: the rest must stay what it was. */
-TEST_F(file, r8_who_keeps_storing_brings_nothing_to_another_offset)
+static void store_at_offsets(struct loop *lo, int image,
+			     struct __test_metadata *_metadata)
 {
 	char want[BLOCK], have[BLOCK];
 	int pristine = image_create('a', 2);
@@ -546,26 +548,197 @@ TEST_F(file, r8_who_keeps_storing_brings_nothing_to_another_offset)
 	pid_t storer;
 	int err;
 
-	loop_attach(&self->lo, self->image, 0);
-	storer = keep_storing(self->lo.fd);
+	storer = keep_storing(lo->fd);
 	ASSERT_EQ(BLOCK, pread(pristine, want, BLOCK, 0));
 	do {
-		ASSERT_EQ(BLOCK, pread(self->lo.fd, have, BLOCK, 0));
+		ASSERT_EQ(BLOCK, pread(lo->fd, have, BLOCK, 0));
 	} while (!memcmp(want, have, BLOCK) && now_ms() < end);
 	ASSERT_NE(0, memcmp(want, have, BLOCK));
 	for (offset = BLOCK; offset < IMAGE_BYTES; offset += 2 * BLOCK) {
-		err = try_offset(&self->lo, offset);
+		err = try_offset(lo, offset);
 		EXPECT_TRUE(!err || err == EAGAIN);
 		poll(NULL, 0, 5);
 	}
 	end_child(storer);
-	EXPECT_EQ(0, fsync(self->lo.fd));
-	for (at = 0; at < IMAGE_BYTES; at += BLOCK) {
+	EXPECT_EQ(0, fsync(lo->fd));
+	/* the first may have a file system */
+	for (at = BLOCK; at < IMAGE_BYTES; at += BLOCK) {
 		ASSERT_EQ(BLOCK, pread(pristine, want, BLOCK, at));
-		ASSERT_EQ(BLOCK, pread(self->image, have, BLOCK, at));
+		ASSERT_EQ(BLOCK, pread(image, have, BLOCK, at));
 		EXPECT_EQ(0, memcmp(want, have, BLOCK - 1));
 	}
 	close(pristine);
+}
+
+TEST_F(file, r8_who_keeps_storing_brings_nothing_to_another_offset)
+{
+	loop_attach(&self->lo, self->image, 0);
+	store_at_offsets(&self->lo, self->image, _metadata);
+}
+
+/* The least that vfat takes for one of its own: 16 entries, a sector of FAT. */
+static void make_vfat(int image)
+{
+	static const unsigned char boot[] = {
+		0xeb, 0x3c, 0x90, 'd', 'i', 's', 'k', 's', 'e', 'q', ' ',
+		SECTOR & 0xff, SECTOR >> 8, 1, 1, 0, 1, 16, 0, 64, 0, 0xf8, 1, 0,
+	};
+	unsigned char sector[SECTOR] = { 0 };
+
+	memcpy(sector, boot, sizeof(boot));
+	sector[SECTOR - 2] = 0x55;
+	sector[SECTOR - 1] = 0xaa;
+	if (pwrite(image, sector, SECTOR, 0) != SECTOR ||
+	    pwrite(image, "\xf8\xff\xff", 3, SECTOR) != 3)
+		die("write: %s", strerror(errno));
+}
+
+/* A file system keeps what it uses in the cache, and that alone. */
+TEST_F(file, r8_who_keeps_storing_beside_a_file_system_brings_nothing)
+{
+	char dir[] = "/tmp/ends.XXXXXX";
+	int err;
+
+	make_vfat(self->image);
+	loop_attach(&self->lo, self->image, 0);
+	ASSERT_NE(NULL, mkdtemp(dir));
+	err = mount(self->lo.path, dir, "vfat", MS_RDONLY, NULL) ? errno : 0;
+	if (!err) {
+		store_at_offsets(&self->lo, self->image, _metadata);
+		umount2(dir, MNT_DETACH);
+	}
+	rmdir(dir);
+	if (err == ENODEV)
+		SKIP(return, "this kernel has no vfat");
+	EXPECT_EQ(0, err);
+}
+
+/*
+ * A loop device whose storage is slow, and which is scanned for partitions meanwhile.
+ * Each half of it has a table whose logical partitions lead to a sector near the end,
+ * and from there to one before it.
+ */
+#define HALF			(IMAGE_SECTORS / 2)
+#define EXTENDED_AT		8
+#define READ_FIRST		208
+#define READ_NEXT		104
+#define ANSWER_MS		100
+#define OFFSETS			4
+
+static void put_entry(unsigned char *entry, unsigned char type, uint32_t start,
+		      uint32_t sectors)
+{
+	const uint32_t where[] = { htole32(start), htole32(sectors) };
+
+	entry[4] = type;
+	memcpy(entry + 8, where, sizeof(where));
+}
+
+/* A table at @sector, with a partition after it and a link, both if there are. */
+static void put_table(int image, uint64_t sector, bool partition, uint32_t link)
+{
+	unsigned char table[SECTOR] = { 0 };
+
+	if (partition)
+		put_entry(table + 446, 0x83, 1, 1);
+	if (link)
+		put_entry(table + 462, 5, link, HALF - EXTENDED_AT - READ_FIRST);
+	table[SECTOR - 2] = 0x55;
+	table[SECTOR - 1] = 0xaa;
+	if (pwrite(image, table, SECTOR, sector * SECTOR) != SECTOR)
+		die("write: %s", strerror(errno));
+}
+
+FIXTURE(scanned) {
+	struct nbd n;
+	struct loop lo;
+	int disk;
+};
+
+FIXTURE_SETUP(scanned)
+{
+	const char *missing = nbd_missing();
+	struct loop_info64 info;
+	uint64_t at;
+
+	if (missing)
+		SKIP_SETUP("%s", missing);
+	nbd_create(&self->n, MAX_INDEX);
+	for (at = 0; at < IMAGE_SECTORS; at += HALF) {
+		put_table(self->n.image[0], at, false, EXTENDED_AT);
+		put_table(self->n.image[0], at + EXTENDED_AT, true,
+			  READ_FIRST - EXTENDED_AT);
+		put_table(self->n.image[0], at + READ_FIRST, true,
+			  READ_NEXT - EXTENDED_AT);
+		put_table(self->n.image[0], at + READ_NEXT, true, 0);
+	}
+	by_netlink(&self->n);
+	self->disk = disk_open(self->n.name, 0, O_RDWR);
+	loop_create(&self->lo);
+	loop_attach(&self->lo, self->disk, LO_FLAGS_DIRECT_IO | LO_FLAGS_PARTSCAN);
+	loop_get_status(&self->lo, &info);
+	info.lo_sizelimit = HALF * SECTOR;
+	ASSERT_EQ(0, ioctl(self->lo.fd, LOOP_SET_STATUS64, &info));
+}
+
+FIXTURE_TEARDOWN(scanned)
+{
+	__atomic_store_n(&self->n.orders->delay_ms, 0, __ATOMIC_SEQ_CST);
+	loop_destroy(&self->lo);
+	close(self->disk);
+	nbd_destroy(&self->n);
+}
+
+/* In either half. */
+static bool wait_for_read(const struct orders *orders, uint64_t sector)
+{
+	int64_t end = now_ms() + limit_ms();
+	uint64_t at;
+
+	for (;;) {
+		at = __atomic_load_n(&orders->reading, __ATOMIC_SEQ_CST) / SECTOR;
+		if (at % HALF == sector)
+			return true;
+		if (now_ms() > end)
+			return false;
+		poll(NULL, 0, 1);
+	}
+}
+
+/* The page that is touched is the one that the scan reads after the cache was dropped. */
+TEST_F(scanned, r8_scan_leaves_no_page_of_the_old_offset)
+{
+	struct orders *orders = self->n.orders;
+	uint64_t sector = READ_NEXT + 1;
+	pid_t scanner, toucher;
+	char *map;
+	int i;
+
+	map = mmap(NULL, HALF * SECTOR, PROT_READ, MAP_SHARED, self->lo.fd, 0);
+	ASSERT_TRUE(map != MAP_FAILED);
+	ASSERT_EQ(0, madvise(map, HALF * SECTOR, MADV_RANDOM));
+	for (i = 1; i <= OFFSETS; i++) {
+		__atomic_store_n(&orders->reading, 0, __ATOMIC_SEQ_CST);
+		__atomic_store_n(&orders->delay_ms, ANSWER_MS, __ATOMIC_SEQ_CST);
+		scanner = spawn();
+		if (!scanner)
+			_exit(ioctl(self->lo.fd, BLKRRPART) ? errno : 0);
+		toucher = spawn();
+		if (!toucher) {
+			if (wait_for_read(orders, READ_NEXT))
+				__atomic_load_n(map + READ_NEXT * SECTOR, __ATOMIC_RELAXED);
+			_exit(0);
+		}
+		ASSERT_TRUE(wait_for_read(orders, READ_FIRST));
+		ASSERT_EQ(0, set_offset(&self->lo, i % 2 * HALF * SECTOR));
+		__atomic_store_n(&orders->delay_ms, 0, __ATOMIC_SEQ_CST);
+		ASSERT_TRUE(ends(scanner));
+		ASSERT_TRUE(ends(toucher));
+		EXPECT_TRUE(sector_is(self->lo.fd, sector, 'a',
+				      i % 2 * HALF + sector, NULL));
+		ASSERT_EQ(0, ioctl(self->lo.fd, BLKFLSBUF));
+	}
+	munmap(map, HALF * SECTOR);
 }
 
 /* The file system of the backing file is full when it is written back. */

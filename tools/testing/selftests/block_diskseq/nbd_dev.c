@@ -201,6 +201,8 @@ static void serve(struct nbd *n, int sock, int image)
 			return;
 		if (order(&orders->die_after) && answers++ == orders->die_after)
 			return;
+		if (type == NBD_CMD_READ)
+			__atomic_store_n(&orders->reading, from, __ATOMIC_SEQ_CST);
 		poll(NULL, 0, order(&orders->delay_ms));
 		if (n->held >= 0 && order(&orders->close)) {
 			close(n->held);

@@ -32,6 +32,7 @@ struct orders {
 	int leave;		/* even if it is silent */
 	int delay_ms;		/* before each answer */
 	int close;		/* first what the server alone has open */
+	uint64_t reading;	/* where, it says: from the last request on */
 };
 
 struct nbd {
