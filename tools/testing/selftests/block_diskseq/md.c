@@ -40,6 +40,7 @@
 #define OPENERS			2
 #define SCANNERS		3
 #define CYCLES			20
+#define PAGE			4096
 
 struct array {
 	int minor;
@@ -1110,6 +1111,90 @@ TEST_F(hot, r14_what_a_read_auto_array_has_not_written_yet_is_not_lost)
 	/* from the disks again */
 	ASSERT_EQ(0, ioctl(a->fd, BLKFLSBUF));
 	EXPECT_TRUE(sector_is(a->fd, LOOKED_AT, 'b', LOOKED_AT, NULL));
+}
+
+/* So much, by so many, takes a while to unmap. */
+#define LARGE_BYTES		(24 << 20)
+#define MAPPERS			30
+#define STORE_MS		300
+
+/* Maps the whole array, and says so in @mapped, which is shared. */
+static pid_t start_mapping(int fd, unsigned int *mapped)
+{
+	pid_t pid = spawn();
+
+	if (pid)
+		return pid;
+	if (mmap(NULL, lseek(fd, 0, SEEK_END), PROT_READ,
+		 MAP_SHARED | MAP_POPULATE, fd, 0) == MAP_FAILED)
+		die("mmap: %s", strerror(errno));
+	__atomic_add_fetch(mapped, 1, __ATOMIC_SEQ_CST);
+	for (;;)
+		pause();
+}
+
+/* Where @last, which is shared, says what has been stored. */
+static pid_t start_storing(int fd, off_t at, uint64_t *last)
+{
+	pid_t pid = spawn();
+	uint64_t *page, value;
+
+	if (pid)
+		return pid;
+	page = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, at);
+	if (page == MAP_FAILED)
+		die("mmap: %s", strerror(errno));
+	for (value = 1; ; value++) {
+		__atomic_store_n(page, value, __ATOMIC_SEQ_CST);
+		__atomic_store_n(last, value, __ATOMIC_SEQ_CST);
+		poll(NULL, 0, rand() % STORE_MS);
+	}
+}
+
+/* It can be stored as long as the array is mapped. */
+TEST_F(hot, r14_what_is_stored_too_late_is_reported_by_fsync)
+{
+	unsigned int *mapped = shared_memory(sizeof(*mapped));
+	uint64_t *last = shared_memory(sizeof(*last)), value;
+	pid_t storer, mapper[MAPPERS];
+	struct array *a = &self->a;
+	int i, err, image;
+	off_t at;
+
+	for (i = 0; i < 2; i++) {
+		loop_destroy(&a->lo[i]);
+		loop_create(&a->lo[i]);
+		image = image_create_empty();
+		ASSERT_EQ(0, ftruncate(image, LARGE_BYTES));
+		loop_attach(&a->lo[i], image, 0);
+		close(image);
+	}
+	running(a);
+	at = lseek(a->fd, 0, SEEK_END) - PAGE;
+	for (i = 0; i < MAPPERS; i++)
+		mapper[i] = start_mapping(a->fd, mapped);
+	storer = start_storing(a->fd, at, last);
+	while (__atomic_load_n(mapped, __ATOMIC_SEQ_CST) < MAPPERS ||
+	       !__atomic_load_n(last, __ATOMIC_SEQ_CST))
+		poll(NULL, 0, 1);
+
+	/* it stores once more before that, meanwhile or after it */
+	poll(NULL, 0, STORE_MS);
+	ASSERT_EQ(0, stop(a->fd));
+	poll(NULL, 0, STORE_MS);
+	running(a);
+	/* it may have got a SIGBUS */
+	kill(storer, SIGKILL);
+	waitpid(storer, NULL, 0);
+	for (i = 0; i < MAPPERS; i++)
+		end_child(mapper[i]);
+	err = fsync(a->fd) ? errno : 0;
+	ASSERT_EQ(sizeof(value), pread(a->fd, &value, sizeof(value), at));
+	EXPECT_EQ(err ? EIO : 0, err);
+	if (!err)
+		EXPECT_EQ(*last, value);
+	if (array_left(a))
+		TH_LOG("the array cannot be stopped, and stays");
 }
 
 /* The partitions of an array. */
