@@ -18,7 +18,7 @@
 
 #define PARTS		3
 
-static int max_part(void)
+static int max_partitions(void)
 {
 	FILE *file = fopen("/sys/module/nbd/parameters/max_part", "re");
 	int value = -1;
@@ -61,7 +61,7 @@ FIXTURE_SETUP(unscanned)
 
 	if (missing)
 		SKIP_SETUP("%s", missing);
-	if (max_part() != 0)
+	if (max_partitions() != 0)
 		SKIP_SETUP("needs the nbd driver with max_part=0");
 	nbd_create(&self->n, MAX_INDEX);
 	image_table(self->n.image[0], 0, TABLE_MSDOS, PARTS, "a");
