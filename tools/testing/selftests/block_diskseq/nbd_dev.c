@@ -174,7 +174,7 @@ static bool may_speak(const struct orders *orders)
 static void serve(struct nbd *n, int sock, int image)
 {
 	struct nbd_reply reply = { .magic = htobe32(NBD_REPLY_MAGIC) };
-	const struct orders *orders = n->orders;
+	struct orders *orders = n->orders;
 	static char data[1 << 20];
 	struct nbd_request request;
 	uint32_t len, type;
