@@ -16,6 +16,7 @@
 #include <sys/prctl.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -27,6 +28,7 @@
 /* Far from the devices that other programs take. */
 #define FIRST_INDEX		700
 #define MAX_LOOPS		64
+#define PINNED			4096
 
 #define NOBODY			65534
 
@@ -665,6 +667,58 @@ void tell_where(pid_t pid)
 		}
 		fclose(file);
 	}
+}
+
+/* Has it been seen in this system call, time and again? It may have ended. */
+bool waits_in(pid_t pid, long syscall)
+{
+	int64_t end = now_ms() + limit_ms();
+	char path[64], line[256];
+	siginfo_t info;
+	int seen = 0;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/%d/syscall", pid);
+	while (seen < 20 && now_ms() < end) {
+		info.si_pid = 0;
+		if (!waitid(P_PID, pid, &info, WEXITED | WNOHANG | WNOWAIT) &&
+		    info.si_pid)
+			return false;
+		file = fopen(path, "re");
+		if (!file)
+			die("%s: %s", path, strerror(errno));
+		if (fgets(line, sizeof(line), file) && line[0] != 'r' &&
+		    atol(line) == syscall)
+			seen++;
+		else
+			seen = 0;
+		fclose(file);
+		poll(NULL, 0, 1);
+	}
+	return seen == 20;
+}
+
+/*
+ * A process that reads a block of @from, by direct I/O, into a mapping of the first
+ * one of @to, which stays pinned until @from answers. It ends with the errno of the
+ * fsync() of @to that follows.
+ */
+pid_t start_reading_into(int to, int from)
+{
+	pid_t pid = spawn();
+	char *page;
+
+	if (pid) {
+		if (!waits_in(pid, SYS_pread64))
+			die("a read does not wait for its server");
+		return pid;
+	}
+	page = mmap(NULL, PINNED, PROT_READ | PROT_WRITE, MAP_SHARED, to, 0);
+	if (page == MAP_FAILED)
+		die("mmap: %s", strerror(errno));
+	if (pread(from, page, PINNED, 0) != PINNED)
+		die("read: %s", strerror(errno));
+	_exit(fsync(to) ? errno : 0);
 }
 
 /* For who may be in the kernel for ever. Returns false if it does not end. */

@@ -156,6 +156,8 @@ void gate_pass(const struct gate *gate);
 void gate_wait(const struct gate *gate);
 int child_status(pid_t pid);
 void tell_where(pid_t pid);
+bool waits_in(pid_t pid, long syscall);
+pid_t start_reading_into(int to, int from);
 bool ends(pid_t pid);
 int as_nobody(int (*fn)(void *), void *arg);
 void *shared_memory(size_t size);

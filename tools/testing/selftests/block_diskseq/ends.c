@@ -743,6 +743,81 @@ TEST_F(scanned, r8_scan_leaves_no_page_of_the_old_offset)
 	munmap(map, HALF * SECTOR);
 }
 
+/* A page of a disk that direct I/O of another one, whose server is silent, reads into. */
+FIXTURE(pinned) {
+	struct nbd source;
+	struct nbd n;
+	struct loop lo;
+	int from;
+	int image;
+};
+
+FIXTURE_SETUP(pinned)
+{
+	const char *missing = nbd_missing();
+
+	if (missing)
+		SKIP_SETUP("%s", missing);
+	nbd_create(&self->source, MAX_INDEX);
+	by_netlink(&self->source);
+	self->from = disk_open(self->source.name, 0, O_RDONLY | O_DIRECT);
+	nbd_create(&self->n, self->source.index);
+	loop_create(&self->lo);
+	self->image = image_create('p', 1);
+}
+
+FIXTURE_TEARDOWN(pinned)
+{
+	__atomic_store_n(&self->source.orders->silent, 0, __ATOMIC_SEQ_CST);
+	close(self->image);
+	loop_destroy(&self->lo);
+	nbd_destroy(&self->n);
+	close(self->from);
+	nbd_destroy(&self->source);
+}
+
+/* Whether what was read has reached @image at that sector. */
+static bool has_read(const struct nbd *source, int image, uint64_t sector)
+{
+	char want[SECTOR], have[SECTOR];
+
+	return pread(source->image[0], want, SECTOR, 0) == SECTOR &&
+	       pread(image, have, SECTOR, sector * SECTOR) == SECTOR &&
+	       !memcmp(want, have, SECTOR);
+}
+
+TEST_F(pinned, r14_page_is_not_lost_by_a_new_offset)
+{
+	pid_t reader;
+	int err;
+
+	loop_attach(&self->lo, self->image, 0);
+	__atomic_store_n(&self->source.orders->silent, 1, __ATOMIC_SEQ_CST);
+	reader = start_reading_into(self->lo.fd, self->from);
+	err = try_offset(&self->lo, BLOCK);
+	EXPECT_EQ(err ? EAGAIN : 0, err);
+	__atomic_store_n(&self->source.orders->silent, 0, __ATOMIC_SEQ_CST);
+	ASSERT_EQ(0, child_status(reader));
+	EXPECT_TRUE(has_read(&self->source, self->image, 0) ||
+		    has_read(&self->source, self->image, BLOCK / SECTOR));
+	EXPECT_EQ(0, set_offset(&self->lo, 2 * BLOCK));
+}
+
+/* It is clean when the server goes, and gets dirty after that. */
+TEST_F(pinned, r14_fsync_fails_for_a_page_of_a_server_that_has_gone)
+{
+	pid_t reader;
+
+	by_netlink(&self->n);
+	nbd_open(&self->n);
+	__atomic_store_n(&self->source.orders->silent, 1, __ATOMIC_SEQ_CST);
+	reader = start_reading_into(self->n.fd, self->from);
+	ASSERT_EQ(0, fsync(self->n.fd));
+	ASSERT_EQ(0, op_disconnect_by_netlink(&self->n));
+	__atomic_store_n(&self->source.orders->silent, 0, __ATOMIC_SEQ_CST);
+	EXPECT_EQ(EIO, child_status(reader));
+}
+
 /* The file system of the backing file is full when it is written back. */
 FIXTURE(full) {
 	char dir[24];

@@ -429,35 +429,6 @@ static void write_to_disk(FIXTURE_DATA(closing) *self)
 	write_block(self->disk, WRITTEN_AT);
 }
 
-/* Has it been seen in this system call, time and again? It may have ended. */
-static bool waits_in(pid_t pid, long syscall)
-{
-	int64_t end = now_ms() + limit_ms();
-	char path[64], line[256];
-	siginfo_t info;
-	int seen = 0;
-	FILE *file;
-
-	snprintf(path, sizeof(path), "/proc/%d/syscall", pid);
-	while (seen < 20 && now_ms() < end) {
-		info.si_pid = 0;
-		if (!waitid(P_PID, pid, &info, WEXITED | WNOHANG | WNOWAIT) &&
-		    info.si_pid)
-			return false;
-		file = fopen(path, "re");
-		if (!file)
-			die("%s: %s", path, strerror(errno));
-		if (fgets(line, sizeof(line), file) && line[0] != 'r' &&
-		    atol(line) == syscall)
-			seen++;
-		else
-			seen = 0;
-		fclose(file);
-		poll(NULL, 0, 1);
-	}
-	return seen == 20;
-}
-
 static void read_block(FIXTURE_DATA(closing) *self)
 {
 	char buf[BLOCK];

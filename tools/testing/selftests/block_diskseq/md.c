@@ -26,6 +26,7 @@
 #include "../kselftest_harness.h"
 #include "diskseq.h"
 #include "md_dev.h"
+#include "nbd_dev.h"
 
 #define NO_SUCH_LEVEL		99
 
@@ -1111,6 +1112,41 @@ TEST_F(hot, r14_what_a_read_auto_array_has_not_written_yet_is_not_lost)
 	/* from the disks again */
 	ASSERT_EQ(0, ioctl(a->fd, BLKFLSBUF));
 	EXPECT_TRUE(sector_is(a->fd, LOOKED_AT, 'b', LOOKED_AT, NULL));
+}
+
+/* Direct I/O of another disk reads into a page of the array, which is clean then. */
+TEST_F(hot, r14_what_is_read_into_it_too_late_is_reported_by_fsync)
+{
+	char want[SECTOR] = "of the source", have[SECTOR];
+	struct array *a = &self->a;
+	struct nbd source;
+	int from, err;
+	pid_t reader;
+
+	if (nbd_missing())
+		SKIP(return, "%s", nbd_missing());
+	running(a);
+	nbd_create(&source, MAX_INDEX);
+	ASSERT_EQ(SECTOR, pwrite(source.image[0], want, SECTOR, 0));
+	by_netlink(&source);
+	from = disk_open(source.name, 0, O_RDONLY | O_DIRECT);
+	__atomic_store_n(&source.orders->silent, 1, __ATOMIC_SEQ_CST);
+	reader = start_reading_into(a->fd, from);
+	EXPECT_EQ(0, fsync(a->fd));
+	EXPECT_EQ(0, stop(a->fd));
+	running(a);
+	__atomic_store_n(&source.orders->silent, 0, __ATOMIC_SEQ_CST);
+	err = child_status(reader);
+	EXPECT_EQ(err ? EIO : 0, err);
+	if (!err) {
+		ASSERT_EQ(0, ioctl(a->fd, BLKFLSBUF));
+		ASSERT_EQ(SECTOR, pread(a->fd, have, SECTOR, 0));
+		EXPECT_EQ(0, memcmp(want, have, SECTOR));
+	}
+	close(from);
+	nbd_destroy(&source);
+	if (array_left(a))
+		TH_LOG("the array cannot be stopped, and stays");
 }
 
 /* So much, by so many, takes a while to unmap. */

@@ -20,6 +20,7 @@
 #include <linux/cdrom.h>
 #include <linux/fd.h>
 #include <linux/major.h>
+#include <scsi/sg.h>
 
 #include "../kselftest_harness.h"
 #include "diskseq.h"
@@ -423,6 +424,46 @@ TEST_F(drive, r3_medium_found_by_opening_takes_a_number_of_its_own)
 	read_medium(self, buf);
 	ASSERT_TRUE(wait_for_number(&self->mon, &ev, empty));
 	EXPECT_EQ(ev.diskseq, diskseq_read(self->sysfs));
+}
+
+/* A drive tells once that it has another medium, to whoever asks it anything. */
+static bool test_unit_ready(int fd)
+{
+	unsigned char command[6] = { 0 }, sense[32] = { 0 };
+	struct sg_io_hdr hdr = {
+		.interface_id = 'S',
+		.dxfer_direction = SG_DXFER_NONE,
+		.cmd_len = sizeof(command),
+		.cmdp = command,
+		.mx_sb_len = sizeof(sense),
+		.sbp = sense,
+		.timeout = 10000,
+	};
+
+	if (ioctl(fd, SG_IO, &hdr))
+		die("SG_IO: %s", strerror(errno));
+	return !hdr.status;
+}
+
+TEST_F(drive, r3_medium_that_a_program_is_told_of_takes_a_new_number)
+{
+	char buf[SECTOR];
+	int fd, i;
+
+	if (!variant->driver)
+		SKIP(return, "not a SCSI drive");
+	stop_polling(self);
+	for (i = 0; i < CHANGES; i++) {
+		self->before = diskseq_read(self->sysfs);
+		fd = open(self->path, O_RDONLY | O_NONBLOCK);
+		ASSERT_LE(0, fd);
+		ASSERT_TRUE(insert(self, i % 2 ? 'a' : 'b'));
+		EXPECT_FALSE(test_unit_ready(fd));
+		/* before the close has the drive looked at */
+		read_medium(self, buf);
+		EXPECT_LT(self->before, diskseq(fd));
+		close(fd);
+	}
 }
 
 /* A drive that always reports a change is kept quiet. This one is not such a drive. */
