@@ -246,10 +246,25 @@ $(LOG)/inject.results: $(FAILING)/bzImage build/vm/proof.img FORCE
 	@LOCKDEP=y TAINT=512 scripts/guest/run-proof name='failures on $(FAILING)' kernel=$< out=$(basename $@) \
 		seconds=28800 initrd=build/vm/proof.img program=/proof/inject $(if $(TEST),'DISKSEQ_ONLY=$(TEST)')
 
-##@ proof       coverage, mutants, inject, fuzz, million and scale, one after the other: takes many hours
+##@ races       data races (KCSAN) in all tests, and in the fuzzer while each step of the series is delayed: MINUTES=30
+.PHONY: races
+races: MINUTES = 30
+races: $(LOG)/races.results $(LOG)/delays.results
+	@scripts/results/summary 'make races' $(START) $(SERIES)/results $^
+# A data race counts as a warning, and the rest of them would not be seen.
+$(LOG)/races.results: $(RACING)/bzImage $(SERIES)/tests.img FORCE
+	@scripts/guest/run-selftests name='tests on $(RACING)' kernel=$< out=$(basename $@) seconds=3600 \
+		list=$(SERIES)/sanitizer.list initrds=$(SERIES)/tests.img races=$(RACING)/list $(KNOWN) DISKSEQ_STORM=200 panic_on_warn=0
+$(LOG)/delays.results: $(RACING)/bzImage build/vm/proof.img FORCE
+	@scripts/guest/run-proof name='fuzzer on $(RACING)' kernel=$< out=$(basename $@) \
+		seconds=$$(($(MINUTES) * 60 + 900)) initrd=build/vm/proof.img program=/proof/fuzz races=$(RACING)/list \
+		DISKSEQ_SECONDS=$$(($(MINUTES) * 60)) DISKSEQ_DELAYS=$$(wc -l <$(RACING)/list) $(SEED:%=DISKSEQ_SEED=%) panic_on_warn=0
+	@scripts/results/delays $(RACING)/list $(LOG)/delays.console
+
+##@ proof       coverage, mutants, inject, races, fuzz, million and scale, one after the other: takes many hours
 .PHONY: proof
 proof:
-	@failed=; for part in coverage mutants inject fuzz million scale; do \
+	@failed=; for part in coverage mutants inject races fuzz million scale; do \
 		$(MAKE) $$part || failed="$$failed $$part"; \
 	done; [ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
 

@@ -62,6 +62,7 @@ SERIES := build/$(BASE)
 PRISTINE := build/$(BASE)-stock
 SANITIZED := build/$(BASE)-sanitizer
 COUNTED := build/$(BASE)-coverage
+RACING := build/$(BASE)-races
 MUTATED := build/$(BASE)-mutants$(SANITIZE:%=-sanitizer)
 FAILING := build/$(BASE)-inject
 PACKAGING := build/$(BASE)-deb
@@ -88,6 +89,7 @@ FRAGMENTS := $(shell scripts/kernel/fragments $(BASE) $(CONFIGS))
 WITH_CLIENTS := $(shell scripts/kernel/fragments $(BASE) $(CONFIGS) clients)
 WITH_COVERAGE := $(shell scripts/kernel/fragments $(BASE) $(CONFIGS) clients coverage)
 WITH_SANITIZER := $(shell scripts/kernel/fragments $(BASE) $(CONFIGS) sanitizer)
+WITH_RACES := $(shell scripts/kernel/fragments $(BASE) $(CONFIGS) races)
 WITH_FAILURES := $(shell scripts/kernel/fragments $(BASE) $(CONFIGS) sanitizer inject)
 PACKAGED := $(shell scripts/kernel/fragments $(BASE) $(CONFIGS) clients deb)
 
@@ -125,6 +127,10 @@ $(MUTATED)/tree.id: $(SERIES)/tree.id scripts/tree/add-mutants
 	@mkdir -p $(@D)
 	@scripts/tree/add-mutants $(SERIES)/tree $(@D)/tree $(@D)/list
 	@cp $< $@
+$(RACING)/tree.id: $(SERIES)/tree.id scripts/tree/add-mutants
+	@mkdir -p $(@D)
+	@scripts/tree/add-mutants $(SERIES)/tree $(@D)/tree $(@D)/list delays
+	@cp $< $@
 
 # Kernels: what each is built from, and how it is configured.
 $(SERIES)$(MACHINE)/$(IMAGE) $(SANITIZED)/bzImage $(COUNTED)/bzImage $(FAILING)/bzImage: $(SERIES)/tree.id
@@ -134,6 +140,7 @@ $(SANITIZED)/bzImage: $(WITH_SANITIZER)
 $(FAILING)/bzImage: $(WITH_FAILURES)
 $(COUNTED)/bzImage: $(WITH_COVERAGE)
 $(MUTATED)/bzImage: $(MUTATED)/tree.id $(if $(SANITIZE),$(WITH_SANITIZER),$(WITH_CLIENTS))
+$(RACING)/bzImage: $(RACING)/tree.id $(WITH_RACES)
 %/$(IMAGE): $(FRAGMENTS) scripts/kernel/build scripts/kernel/configure
 	@$(NICE) scripts/kernel/build $@ $(patsubst %.id,%,$(filter %.id,$^)) \
 		$(if $(filter vm/configs/clients.config,$^),$(FILES_clients),$(FILES_$(ARCH))) $(filter %.config,$^)

@@ -5,7 +5,9 @@
  * process did last with that disk, and its events.
  *
  * In the environment: DISKSEQ_SEED, DISKSEQ_SECONDS, and DISKSEQ_ONLY, names of
- * processes, for a run in which only those do anything.
+ * processes, for a run in which only those do anything. DISKSEQ_DELAYS is the number
+ * of points at which the kernel can be delayed (scripts/tree/add-mutants): each of
+ * them is, one after the other, for the same time.
  */
 #include <poll.h>
 #include <signal.h>
@@ -29,6 +31,7 @@
 #define KILL_MS		1500	/* at most so often */
 #define CHECK_MS	15000
 #define TELL_MS		10000
+#define DELAY		"/sys/module/mutant/parameters/delay"
 #define OPS_SHOWN	10
 #define EVENTS_SHOWN	30
 
@@ -321,6 +324,22 @@ static void add(const char *name, void (*begin)(struct worker *w),
 	w->helper = step == nbd_free_step;
 }
 
+/* Delays */
+
+static int delay;	/* 0: none */
+
+static void set_delay(int point)
+{
+	FILE *file;
+
+	if (point == delay)
+		return;
+	file = fopen(DELAY, "we");
+	if (!file || fprintf(file, "%d\n", point) < 0 || fclose(file))
+		die("%s: %s", DELAY, strerror(errno));
+	delay = point;
+}
+
 /* Reports */
 
 static bool hung;
@@ -363,10 +382,11 @@ static void report(const struct broken *b)
 	static bool shown[FINDINGS][MAX_DISKS + 1];
 	int i;
 
-	fprintf(stderr, "# BROKEN %s: %s%s%s (%s, %.3f s)\n", finding_name(b->rule),
+	fprintf(stderr, "# BROKEN %s: %s%s%s (%s, %.3f s", finding_name(b->rule),
 		d ? d->name : "", d ? ": " : "", b->text,
 		b->worker < 0 ? "observer" : fuzz->worker[b->worker].name,
 		(now_ms() - fuzz->start) / 1000.0);
+	fprintf(stderr, delay ? ", delay %d)\n" : ")\n", delay);
 	/* the rest once for each rule and disk */
 	if (shown[b->rule][b->disk + 1])
 		return;
@@ -528,7 +548,7 @@ static void tell(int64_t seconds)
 		all_findings());
 }
 
-static void run(int64_t seconds)
+static void run(int64_t seconds, int delays)
 {
 	int64_t end, check, told, killed, now;
 	int i;
@@ -539,6 +559,8 @@ static void run(int64_t seconds)
 	for (i = 0; i < fuzz->workers; i++)
 		start(&fuzz->worker[i]);
 	while ((now = now_ms()) < end && !hung) {
+		if (delays)
+			set_delay((now - fuzz->start) * delays / (seconds * 1000) + 1);
 		look(20);
 		if (now - told >= TELL_MS) {
 			told = now;
@@ -554,6 +576,7 @@ static void run(int64_t seconds)
 			killed = now_ms();
 		}
 	}
+	set_delay(0);
 }
 
 static void rest(void)
@@ -675,6 +698,7 @@ static const char *missing(void)
 int main(void)
 {
 	const char *seed = getenv("DISKSEQ_SEED"), *time_given = getenv("DISKSEQ_SECONDS");
+	const char *delays = getenv("DISKSEQ_DELAYS");
 	const char *reason = missing();
 	unsigned int count;
 	int i, failed = 0;
@@ -695,7 +719,7 @@ int main(void)
 	observer_begin();
 	if (drive_missing())
 		fprintf(stderr, "# no drives: %s\n", drive_missing());
-	run(time_given ? atoi(time_given) : 120);
+	run(time_given ? atoi(time_given) : 120, delays ? atoi(delays) : 0);
 	rest();
 	report_new();
 	tell((now_ms() - fuzz->start) / 1000);
