@@ -258,7 +258,7 @@ $(LOG)/races.results: $(RACING)/bzImage $(SERIES)/tests.img FORCE
 $(LOG)/delays.results: $(RACING)/bzImage build/vm/proof.img FORCE
 	@scripts/guest/run-proof name='fuzzer on $(RACING)' kernel=$< out=$(basename $@) \
 		seconds=$$(($(MINUTES) * 60 + 900)) initrd=build/vm/proof.img program=/proof/fuzz races=$(RACING)/list \
-		DISKSEQ_SECONDS=$$(($(MINUTES) * 60)) DISKSEQ_DELAYS=$$(wc -l <$(RACING)/list) $(SEED:%=DISKSEQ_SEED=%) panic_on_warn=0
+		DISKSEQ_SECONDS=$$(($(MINUTES) * 60)) DISKSEQ_DELAYS=$$(wc -l <$(RACING)/list) $(SEED:%=DISKSEQ_SEED=%) DISKSEQ_LIMIT=300 panic_on_warn=0
 	@scripts/results/delays $(RACING)/list $(LOG)/delays.console
 
 ##@ proof       coverage, mutants, inject, races, fuzz, million and scale, one after the other: takes many hours
