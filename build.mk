@@ -123,13 +123,9 @@ $(SERIES)/tree.id: FORCE $(SERIES)/base
 	@scripts/tree/checkout-series $(SERIES) $(PATCHES)
 $(PRISTINE)/tree.id: FORCE $(SERIES)/base
 	@scripts/tree/checkout-series $(PRISTINE) stock $(SERIES)
-$(MUTATED)/tree.id: $(SERIES)/tree.id scripts/tree/add-mutants
+$(MUTATED)/tree.id $(RACING)/tree.id: $(SERIES)/tree.id scripts/tree/add-mutants
 	@mkdir -p $(@D)
-	@scripts/tree/add-mutants $(SERIES)/tree $(@D)/tree $(@D)/list
-	@cp $< $@
-$(RACING)/tree.id: $(SERIES)/tree.id scripts/tree/add-mutants
-	@mkdir -p $(@D)
-	@scripts/tree/add-mutants $(SERIES)/tree $(@D)/tree $(@D)/list delays
+	@scripts/tree/add-mutants $(SERIES)/tree $(@D)/tree $(@D)/list $(if $(filter $(RACING)/%,$@),delays)
 	@cp $< $@
 
 # Kernels: what each is built from, and how it is configured.

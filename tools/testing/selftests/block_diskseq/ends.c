@@ -776,16 +776,6 @@ FIXTURE_TEARDOWN(pinned)
 	nbd_destroy(&self->source);
 }
 
-/* Whether what was read has reached @image at that sector. */
-static bool has_read(const struct nbd *source, int image, uint64_t sector)
-{
-	char want[SECTOR], have[SECTOR];
-
-	return pread(source->image[0], want, SECTOR, 0) == SECTOR &&
-	       pread(image, have, SECTOR, sector * SECTOR) == SECTOR &&
-	       !memcmp(want, have, SECTOR);
-}
-
 TEST_F(pinned, r14_page_is_not_lost_by_a_new_offset)
 {
 	pid_t reader;
@@ -798,8 +788,8 @@ TEST_F(pinned, r14_page_is_not_lost_by_a_new_offset)
 	EXPECT_EQ(err ? EAGAIN : 0, err);
 	__atomic_store_n(&self->source.orders->silent, 0, __ATOMIC_SEQ_CST);
 	ASSERT_EQ(0, child_status(reader));
-	EXPECT_TRUE(has_read(&self->source, self->image, 0) ||
-		    has_read(&self->source, self->image, BLOCK / SECTOR));
+	EXPECT_TRUE(sector_is(self->image, 0, 'a', 0, NULL) ||
+		    sector_is(self->image, BLOCK / SECTOR, 'a', 0, NULL));
 	EXPECT_EQ(0, set_offset(&self->lo, 2 * BLOCK));
 }
 
