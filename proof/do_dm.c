@@ -45,6 +45,8 @@ void dm_begin(struct worker *w)
 	snprintf(lo.path, sizeof(lo.path), "/dev/%s", lo.name);
 	lo.fd = -1;
 	op_begin(d, "take over");
+	/* who was killed may have left it suspended: those who read it wait for that */
+	dm(DM_DEV_SUSPEND, 0, NULL);
 	while (dm(DM_DEV_REMOVE, 0, NULL) == EBUSY)
 		poll(NULL, 0, 1);
 	loop_reopen(&lo);

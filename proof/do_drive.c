@@ -46,6 +46,23 @@ static void wait_for_stick(void)
 	poll_often("sda");
 }
 
+static void replace_stick(char medium)
+{
+	int64_t end = now_ms() + FOUND_MS;
+	struct disk *d = disk_find("sda");
+
+	/* it may say first that it is empty; one that is not yet registered has a number */
+	owe(d, 1);
+	atomic_inc(&fuzz->silent, 2);
+	qmp_pull_stick();
+	while (disk_exists("sda") && now_ms() < end)
+		poll(NULL, 0, 10);
+	if (disk_exists("sda"))
+		broken(NO_HANG, d, "it was pulled, and does not go");
+	qmp_plug_stick(medium);
+	wait_for_stick();
+}
+
 void drive_begin(struct worker *w)
 {
 	sr = disk_find("sr0");
@@ -57,11 +74,8 @@ void drive_begin(struct worker *w)
 	in_drive = 'a';
 	poll_often("sr0");
 	poll(NULL, 0, 500);
-	if (!disk_exists("sda")) {
-		atomic_inc(&fuzz->silent, 1);
-		qmp_plug_stick('a');
-	}
-	wait_for_stick();
+	/* who was killed may have left it half plugged in, or half pulled */
+	replace_stick('a');
 	op_end(0);
 }
 
@@ -147,21 +161,11 @@ static void change_stick(void)
 static void pull_stick(void)
 {
 	struct disk *d = stick();
-	int64_t end = now_ms() + FOUND_MS;
 
 	if (!d)
 		return;
 	op_begin(d, "pull the stick, and plug it in again");
-	/* it may say first that it is empty; one that is not yet registered has a number */
-	owe(d, 1);
-	atomic_inc(&fuzz->silent, 1);
-	qmp_pull_stick();
-	while (disk_exists("sda") && now_ms() < end)
-		poll(NULL, 0, 10);
-	if (disk_exists("sda"))
-		broken(NO_HANG, d, "it was pulled, and does not go");
-	qmp_plug_stick('a' + draw(2));
-	wait_for_stick();
+	replace_stick('a' + draw(2));
 	op_end(0);
 }
 

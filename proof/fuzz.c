@@ -19,6 +19,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -31,6 +32,7 @@
 #define KILL_MS		1500	/* at most so often */
 #define CHECK_MS	15000
 #define TELL_MS		10000
+#define WAIT_MS		5000	/* for a process; after that, say which */
 #define DELAY		"/sys/module/mutant/parameters/delay"
 #define OPS_SHOWN	10
 #define EVENTS_SHOWN	30
@@ -227,18 +229,42 @@ void medium_check(struct disk *d, uint64_t number, const char *sector, uint64_t 
 		       (unsigned long long)nr, (unsigned long long)number, id, found);
 }
 
-/* -1 and errno if it cannot be opened. */
+/* What is open keeps its device number. */
+static bool has_name(int fd, const char *name)
+{
+	char path[64], link[256];
+	const char *last;
+	struct stat st;
+	ssize_t len;
+
+	if (fstat(fd, &st))
+		return false;
+	snprintf(path, sizeof(path), "/sys/dev/block/%u:%u", major(st.st_rdev),
+		 minor(st.st_rdev));
+	len = readlink(path, link, sizeof(link) - 1);
+	if (len < 0)
+		return false;
+	link[len] = '\0';
+	last = strrchr(link, '/');
+	return last && !strcmp(last + 1, name);
+}
+
+/*
+ * -1 and errno if it cannot be opened. Between the look for a partition's name and the
+ * open that partition may go, and its device number come to one of another disk.
+ */
 int open_disk(const struct disk *d, int partno, int flags)
 {
-	char path[48];
+	char path[48] = "/dev/";
+	int fd;
 
-	if (!partno)
-		snprintf(path, sizeof(path), "/dev/%s", d->name);
-	else if (strchr("0123456789", d->name[strlen(d->name) - 1]))
-		snprintf(path, sizeof(path), "/dev/%sp%d", d->name, partno);
-	else
-		snprintf(path, sizeof(path), "/dev/%s%d", d->name, partno);
-	return open(path, flags | O_CLOEXEC);
+	part_name(d, partno, path + 5, sizeof(path) - 5);
+	fd = open(path, flags | O_CLOEXEC);
+	if (fd < 0 || !partno || has_name(fd, path + 5))
+		return fd;
+	close(fd);
+	errno = ESTALE;
+	return -1;
 }
 
 /* The rest of an operation: the disk is scanned, and has its number from before. */
@@ -460,18 +486,53 @@ static void watch_all(void)
 	report_new();
 }
 
+static unsigned int kills;
+static int64_t seconds;
+
+static uint64_t all_ops(void)
+{
+	uint64_t sum = 0;
+	int i;
+
+	for (i = 0; i < fuzz->workers; i++)
+		sum += atomic_get(&fuzz->worker[i].ops);
+	return sum;
+}
+
+static unsigned int all_findings(void)
+{
+	unsigned int sum = 0;
+	int i;
+
+	for (i = 0; i < FINDINGS; i++)
+		sum += atomic_get(&fuzz->of_rule[i]);
+	return sum;
+}
+
+static void tell(void)
+{
+	fprintf(stderr, "# %lld of %lld s: %llu operations, %llu media, %llu events, %u kills, %u findings\n",
+		(long long)(now_ms() - fuzz->start) / 1000, (long long)seconds,
+		(unsigned long long)all_ops(), (unsigned long long)observer_media(),
+		(unsigned long long)observer_events(), kills,
+		all_findings());
+}
+
 static void look(int ms)
 {
 	struct pollfd pfd = { .fd = observer_fd(), .events = POLLIN };
+	static int64_t told;
 
 	poll(&pfd, 1, ms);
 	observer_receive();
 	watch_all();
+	if (now_ms() - (told ?: fuzz->start) < TELL_MS)
+		return;
+	told = now_ms();
+	tell();
 }
 
 /* Whatever it does: what it holds is the kernel's to give back. */
-static unsigned int kills;
-
 static void kill_one(struct worker *w)
 {
 	int64_t end = now_ms() + limit_ms();
@@ -497,75 +558,52 @@ static void kill_one(struct worker *w)
 	start(w);
 }
 
-static bool all_idle(void)
+/* A process that does something, or NULL. */
+static const struct worker *busy_one(void)
 {
-	int i;
+	const struct worker *w;
 
-	for (i = 0; i < fuzz->workers; i++)
-		if (fuzz->worker[i].pid && !fuzz->worker[i].helper &&
-		    !atomic_get(&fuzz->worker[i].idle))
-			return false;
-	return true;
+	for (w = fuzz->worker; w < fuzz->worker + fuzz->workers; w++)
+		if (w->pid && !w->helper && !atomic_get(&w->idle))
+			return w;
+	return NULL;
 }
 
 static void checkpoint(void)
 {
+	int64_t tell_at = now_ms() + WAIT_MS;
+	const struct worker *w;
+
 	atomic_put(&fuzz->pause, true);
-	while (!all_idle() && !hung)
+	while ((w = busy_one()) && !hung) {
 		look(5);
+		if (now_ms() < tell_at)
+			continue;
+		fprintf(stderr, "# everybody waits for process %d (%s): %s\n",
+			(int)(w - fuzz->worker), w->name,
+			w->at ? w->op[(w->at - 1) % TRACE].what : "its begin");
+		tell_at += WAIT_MS;
+	}
 	if (!hung)
 		observer_compare();
 	report_new();
 	atomic_put(&fuzz->pause, false);
 }
 
-static uint64_t all_ops(void)
+static void run(int delays)
 {
-	uint64_t sum = 0;
-	int i;
-
-	for (i = 0; i < fuzz->workers; i++)
-		sum += atomic_get(&fuzz->worker[i].ops);
-	return sum;
-}
-
-static unsigned int all_findings(void)
-{
-	unsigned int sum = 0;
-	int i;
-
-	for (i = 0; i < FINDINGS; i++)
-		sum += atomic_get(&fuzz->of_rule[i]);
-	return sum;
-}
-
-static void tell(int64_t seconds)
-{
-	fprintf(stderr, "# %lld of %lld s: %llu operations, %llu media, %llu events, %u kills, %u findings\n",
-		(long long)(now_ms() - fuzz->start) / 1000, (long long)seconds,
-		(unsigned long long)all_ops(), (unsigned long long)observer_media(),
-		(unsigned long long)observer_events(), kills,
-		all_findings());
-}
-
-static void run(int64_t seconds, int delays)
-{
-	int64_t end, check, told, killed, now;
+	int64_t end, check, killed, now;
 	int i;
 
 	fuzz->start = now_ms();
 	end = fuzz->start + seconds * 1000;
-	check = told = killed = fuzz->start;
+	check = killed = fuzz->start;
 	for (i = 0; i < fuzz->workers; i++)
 		start(&fuzz->worker[i]);
 	while ((now = now_ms()) < end && !hung) {
 		if (delays)
 			set_delay((now - fuzz->start) * delays / (seconds * 1000) + 1);
 		look(20);
-		if (now - told >= TELL_MS) {
-			told = now;
-			tell(seconds);
-		}
 		if (now - check >= CHECK_MS) {
 			checkpoint();
 			check = now_ms();
@@ -719,10 +757,12 @@ int main(void)
 	observer_begin();
 	if (drive_missing())
 		fprintf(stderr, "# no drives: %s\n", drive_missing());
-	run(time_given ? atoi(time_given) : 120, delays ? atoi(delays) : 0);
+	seconds = time_given ? atoi(time_given) : 120;
+	run(delays ? atoi(delays) : 0);
 	rest();
 	report_new();
-	tell((now_ms() - fuzz->start) / 1000);
+	seconds = (now_ms() - fuzz->start) / 1000;
+	tell();
 	for (i = 0; i < fuzz->workers; i++)
 		fprintf(stderr, "# process %d (%s): %llu operations, life %u\n", i,
 			fuzz->worker[i].name, (unsigned long long)fuzz->worker[i].ops,

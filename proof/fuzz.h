@@ -114,6 +114,7 @@ extern struct fuzz *fuzz;
 #define atomic_inc(p, n)	__atomic_add_fetch(p, n, __ATOMIC_SEQ_CST)
 
 struct disk *disk_find(const char *name);
+void part_name(const struct disk *d, int partno, char *name, size_t size);
 uint64_t number_in_sysfs(const struct disk *d);
 struct disk *disk_slot(const char *name, unsigned int flags);
 void publish(struct disk *d, uint64_t number);

@@ -17,6 +17,7 @@
 #include "fuzz.h"
 
 #define KEPT		64	/* last events of a disk */
+#define AT_ONCE		256
 
 struct part {
 	bool live;
@@ -305,13 +306,13 @@ static void see(const struct uevent *ev)
 		see_disk(d, s, ev);
 }
 
-/* What is there. */
+/* What is there. If it never ends, others have their turn, too. */
 void observer_receive(void)
 {
 	struct uevent ev;
-	int got;
+	int got, i;
 
-	while ((got = monitor_next_lossy(&mon, &ev))) {
+	for (i = 0; i < AT_ONCE && (got = monitor_next_lossy(&mon, &ev)); i++) {
 		if (got < 0)
 			broken(NO_EVENT_LOST, NULL, "events were lost (ENOBUFS)");
 		else
@@ -376,9 +377,7 @@ static bool same_as_sysfs(struct disk *d, struct seen *s, int *rule, char *why,
 	}
 	*rule = 6;
 	for (p = 1; p < 20; p++) {
-		snprintf(name, sizeof(name),
-			 strchr("0123456789", d->name[strlen(d->name) - 1]) ? "%sp%d" : "%s%d",
-			 d->name, p);
+		part_name(d, p, name, sizeof(name));
 		snprintf(path, sizeof(path), "/sys/block/%s/%s", d->name, name);
 		there = !access(path, F_OK);
 		if (there != s->part[p].live) {

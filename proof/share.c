@@ -37,6 +37,17 @@ struct disk *disk_slot(const char *name, unsigned int flags)
 	return d;
 }
 
+/* Of one of its partitions, or of the disk if @partno is 0. */
+void part_name(const struct disk *d, int partno, char *name, size_t size)
+{
+	bool digit = strchr("0123456789", d->name[strlen(d->name) - 1]);
+
+	if (partno)
+		snprintf(name, size, digit ? "%sp%d" : "%s%d", d->name, partno);
+	else
+		snprintf(name, size, "%s", d->name);
+}
+
 /* What sysfs says; 0 if the disk is gone. */
 uint64_t number_in_sysfs(const struct disk *d)
 {
