@@ -724,6 +724,73 @@ TEST_F(scan, r14_size_can_be_set_meanwhile)
 }
 
 /*
+ * A device that gets another size while its server owes somebody an answer, so that
+ * whoever sets the size waits for that, too.
+ */
+FIXTURE(size) {
+	struct nbd n;
+	pid_t reader;
+	pid_t setter;
+};
+
+FIXTURE_VARIANT(size) {
+	int (*end)(struct nbd *n);
+};
+
+FIXTURE_VARIANT_ADD(size, client_killed) {
+	.end = op_client_dies,
+};
+
+FIXTURE_VARIANT_ADD(size, server_dies) {
+	.end = op_server_dies,
+};
+
+FIXTURE_SETUP(size)
+{
+	const char *missing = nbd_missing();
+
+	if (missing)
+		SKIP_SETUP("%s", missing);
+	nbd_create(&self->n, MAX_INDEX);
+	by_ioctl(&self->n);
+}
+
+FIXTURE_TEARDOWN(size)
+{
+	/* the answer */
+	self->n.orders->silent = 0;
+	EXPECT_TRUE(!self->reader || ends(self->reader));
+	EXPECT_TRUE(!self->setter || ends(self->setter));
+	nbd_destroy(&self->n);
+}
+
+TEST_F(size, r14_end_keeps_nobody_waiting)
+{
+	char buf[BLOCK];
+	int fd;
+
+	fd = disk_open(self->n.name, 0, O_RDWR);
+	__atomic_store_n(&self->n.orders->silent, 1, __ATOMIC_SEQ_CST);
+	self->reader = spawn();
+	if (!self->reader)
+		_exit(pread(fd, buf, BLOCK, IMAGE_BYTES / 4) > 0);
+	ASSERT_TRUE(waits_in(self->reader, SYS_pread64));
+	self->setter = spawn();
+	if (!self->setter) {
+		ioctl(fd, NBD_SET_SIZE, IMAGE_BYTES / 2);
+		_exit(0);
+	}
+	close(fd);
+	ASSERT_TRUE(waits_in(self->setter, SYS_ioctl));
+
+	EXPECT_EQ(0, variant->end(&self->n));
+	EXPECT_TRUE(ends(self->reader));
+	EXPECT_TRUE(ends(self->setter));
+	self->reader = 0;
+	self->setter = 0;
+}
+
+/*
  * Whoever attaches a loop device to a server may be the server itself, which answers
  * nobody until the call has returned. Others write to the medium at once, and sync.
  */
