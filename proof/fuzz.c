@@ -592,7 +592,7 @@ static void checkpoint(void)
 
 static void run(int delays)
 {
-	int64_t end, check, killed, now;
+	int64_t end, check, killed, now, paused = 0;
 	int i;
 
 	fuzz->start = now_ms();
@@ -602,11 +602,17 @@ static void run(int delays)
 		start(&fuzz->worker[i]);
 	while ((now = now_ms()) < end && !hung) {
 		if (delays)
-			set_delay((now - fuzz->start) * delays / (seconds * 1000) + 1);
+			set_delay((now - paused - fuzz->start) * delays /
+				  (seconds * 1000) + 1);
 		look(20);
 		if (now - check >= CHECK_MS) {
 			checkpoint();
 			check = now_ms();
+			/* nothing is done then that a delay could be in */
+			if (delays) {
+				paused += check - now;
+				end += check - now;
+			}
 		}
 		if (now - killed >= KILL_MS) {
 			random_state = mix(fuzz->seed + kills);
