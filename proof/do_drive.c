@@ -11,8 +11,6 @@
 #include "fuzz.h"
 #include "qmp.h"
 
-#define FOUND_MS	30000
-
 static struct disk *sr;
 static char in_drive;		/* its medium, 0: none */
 
@@ -38,7 +36,7 @@ static struct disk *stick(void)
 static void wait_for_stick(void)
 {
 	const char *path = "/sys/block/sda/events_poll_msecs";
-	int64_t end = now_ms() + FOUND_MS;
+	int64_t end = now_ms() + limit_ms() / 2;
 
 	/* the last one may be in use, then it has another name */
 	while (access(path, F_OK) && now_ms() < end)
@@ -48,7 +46,7 @@ static void wait_for_stick(void)
 
 static void replace_stick(char medium)
 {
-	int64_t end = now_ms() + FOUND_MS;
+	int64_t end = now_ms() + limit_ms() / 2;
 	struct disk *d = disk_find("sda");
 
 	/* it may say first that it is empty; one that is not yet registered has a number */
@@ -82,7 +80,7 @@ void drive_begin(struct worker *w)
 /* The content of the disc that was put in, once it has the number. */
 static void check_disc(void)
 {
-	int64_t end = now_ms() + FOUND_MS;
+	int64_t end = now_ms() + limit_ms() / 2;
 	char want[16], buf[SECTOR * 4] = "";
 	bool right = false;
 	int fd;
@@ -105,7 +103,7 @@ static void check_disc(void)
 			poll(NULL, 0, 10);
 	}
 	if (!right)
-		broken(14, sr, "cannot be read for 30 s");
+		broken(14, sr, "cannot be read");
 }
 
 static void change_disc(void)
@@ -128,7 +126,7 @@ static void change_disc(void)
 		close(open_disk(sr, 0, O_RDONLY));
 	}
 	if (changes && !number_follows(sr, before))
-		broken(3, sr, "a disc was %s, and that takes no number for 30 s",
+		broken(3, sr, "a disc was %s, and that takes no number",
 		       medium ? "put in" : "ejected");
 	in_drive = medium;
 	op_end(0);
