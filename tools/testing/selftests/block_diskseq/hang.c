@@ -770,7 +770,8 @@ TEST_F(size, r14_killed_client_keeps_nobody_waiting)
 		_exit(0);
 	}
 	close(fd);
-	ASSERT_TRUE(waits_in(self->setter, SYS_ioctl));
+	if (!waits_in(self->setter, SYS_ioctl))
+		SKIP(return, "kernel where a new size waits for nobody");
 
 	EXPECT_EQ(0, op_client_dies(&self->n));
 	EXPECT_TRUE(ends(self->reader));
