@@ -257,7 +257,7 @@ $(LOG)/races.results: $(RACING)/bzImage $(SERIES)/tests.img FORCE
 		list=$(SERIES)/sanitizer.list initrds=$(SERIES)/tests.img races=$(RACING)/list $(KNOWN) DISKSEQ_STORM=200 panic_on_warn=0
 $(LOG)/delays.results: $(RACING)/bzImage build/vm/proof.img FORCE
 	@scripts/guest/run-proof name='fuzzer on $(RACING)' kernel=$< out=$(basename $@) \
-		seconds=$$(($(MINUTES) * 120 + 900)) initrd=build/vm/proof.img program=/proof/fuzz races=$(RACING)/list \
+		seconds=$$(($(MINUTES) * 180 + 900)) initrd=build/vm/proof.img program=/proof/fuzz races=$(RACING)/list \
 		DISKSEQ_SECONDS=$$(($(MINUTES) * 60)) DISKSEQ_DELAYS=$$(wc -l <$(RACING)/list) $(SEED:%=DISKSEQ_SEED=%) DISKSEQ_LIMIT=300 panic_on_warn=0
 	@scripts/results/delays $(RACING)/list $(LOG)/delays.console
 

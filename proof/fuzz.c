@@ -592,7 +592,7 @@ static void checkpoint(void)
 
 static void run(int delays)
 {
-	int64_t end, check, killed, now, paused = 0;
+	int64_t end, check, killed, now, due = 0;
 	int i;
 
 	fuzz->start = now_ms();
@@ -601,18 +601,19 @@ static void run(int delays)
 	for (i = 0; i < fuzz->workers; i++)
 		start(&fuzz->worker[i]);
 	while ((now = now_ms()) < end && !hung) {
-		if (delays)
-			set_delay((now - paused - fuzz->start) * delays /
-				  (seconds * 1000) + 1);
+		/* none is left out, even if that takes longer */
+		if (delays && now >= due) {
+			set_delay(delay + 1);
+			due = now + seconds * 1000 / delays;
+			end = due + (delays - delay) * seconds * 1000 / delays;
+		}
 		look(20);
 		if (now - check >= CHECK_MS) {
 			checkpoint();
 			check = now_ms();
-			/* nothing is done then that a delay could be in */
-			if (delays) {
-				paused += check - now;
-				end += check - now;
-			}
+			/* nothing was done that a delay could be in */
+			due += check - now;
+			end += delays ? check - now : 0;
 		}
 		if (now - killed >= KILL_MS) {
 			random_state = mix(fuzz->seed + kills);
