@@ -51,7 +51,7 @@ static void replace_stick(char medium)
 
 	/* it may say first that it is empty; one that is not yet registered has a number */
 	owe(d, 1);
-	atomic_inc(&fuzz->silent, 2);
+	atomic_inc(&fuzz->silent, 1);
 	qmp_pull_stick();
 	while (disk_exists("sda") && now_ms() < end)
 		poll(NULL, 0, 10);

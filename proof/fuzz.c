@@ -443,6 +443,12 @@ static void report_new(void)
 
 /* Watching */
 
+/* Its last operation. */
+static const char *doing(const struct worker *w)
+{
+	return w->at ? w->op[(w->at - 1) % TRACE].what : "its begin";
+}
+
 static void watch(struct worker *w)
 {
 	int64_t begun = atomic_get(&w->begun);
@@ -471,8 +477,7 @@ static void watch(struct worker *w)
 		broken(NO_HANG, w->at ? &fuzz->disk[(int)w->op[(w->at - 1) % TRACE].disk < 0 ?
 				0 : w->op[(w->at - 1) % TRACE].disk] : NULL,
 		       "process %d (%s) does not come back from: %s",
-		       (int)(w - fuzz->worker), w->name,
-		       w->at ? w->op[(w->at - 1) % TRACE].what : "its begin");
+		       (int)(w - fuzz->worker), w->name, doing(w));
 		tell_where(w->pid);
 	}
 }
@@ -580,8 +585,7 @@ static void checkpoint(void)
 		if (now_ms() < tell_at)
 			continue;
 		fprintf(stderr, "# everybody waits for process %d (%s): %s\n",
-			(int)(w - fuzz->worker), w->name,
-			w->at ? w->op[(w->at - 1) % TRACE].what : "its begin");
+			(int)(w - fuzz->worker), w->name, doing(w));
 		tell_at += WAIT_MS;
 	}
 	if (!hung)

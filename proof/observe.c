@@ -17,7 +17,7 @@
 #include "fuzz.h"
 
 #define KEPT		64	/* last events of a disk */
-#define AT_ONCE		256
+#define AT_ONCE		256	/* events, before it looks at anything else */
 
 struct part {
 	bool live;
