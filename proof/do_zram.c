@@ -45,6 +45,7 @@ void zram_alone_begin(struct worker *w)
 			die("%s is made instead of %s", z.name, d->name);
 	}
 	names(&z, d);
+	owe(d, disk_has_size(d->name));
 	err = op_end(zram_reset(&z));
 	if (err)
 		broken(15, d, "reset: %s", strerror(err));
@@ -203,6 +204,7 @@ static void replace(void)
 	owe(d, has_size);
 	err = op_end(zram_hot_remove(&z));
 	if (err) {
+		settle(d, has_size, err);
 		if (err != EBUSY)
 			broken(15, d, "hot_remove: %s", strerror(err));
 		return;
