@@ -15,6 +15,7 @@ ACCEL ?= tcg
 STORM ?= 2000
 MINUTES ?= 2
 SEED ?=
+MODULES ?=
 MUTANTS ?=
 N ?= 1000000
 ROUNDS ?= 3
@@ -214,20 +215,21 @@ $(LOG)/live.results: $(SERIES)/bzImage $(ROOTFS) build/vm/clients.img \
 	@scripts/guest/run-clients name='a live system on $(SERIES)' kernel=$< out=$(basename $@) seconds=900 \
 		disk=$(ROOTFS) initrd=build/vm/clients.img programs=/clients/live DISKSEQ_LIVE=y
 
-##@ fuzz        random operations on all kinds of disks, observed: MINUTES=2; SEED=N repeats one
+##@ fuzz        random operations on all kinds of disks, observed: MINUTES=2; SEED=N repeats one;
+##@             MODULES=1: drivers are modules, and are unloaded now and then
 ##@ million     N=1000000 attaches of loop, and a tenth of that of nbd, zram and md each
 .PHONY: fuzz million
 fuzz: $(LOG)/fuzz.results
 	@scripts/results/summary 'make fuzz' $(START) $(SERIES)/results $<
 million: $(LOG)/million.results
 	@scripts/results/summary 'make million' $(START) $(SERIES)/results $<
-$(LOG)/fuzz.results: $(KERNEL)/bzImage build/vm/proof.img FORCE
-	@$(SANITIZE:%=LOCKDEP=y) scripts/guest/run-proof name='fuzzer on $(KERNEL)' kernel=$< out=$(basename $@) \
-		seconds=$$(($(MINUTES) * 60 + 600)) initrd=build/vm/proof.img program=/proof/fuzz \
+$(LOG)/fuzz.results: $(if $(MODULES),$(LOADABLE),$(KERNEL))/bzImage build/vm/proof.img FORCE
+	@$(SANITIZE:%=LOCKDEP=y) scripts/guest/run-proof name='fuzzer on $(<D)' kernel=$< out=$(basename $@) \
+		seconds=$$(($(MINUTES) * 60 + 600)) initrds='build/vm/proof.img $(if $(MODULES),$(<D)/modules.img)' program=/proof/fuzz \
 		DISKSEQ_SECONDS=$$(($(MINUTES) * 60)) $(SEED:%=DISKSEQ_SEED=%)
 $(LOG)/million.results: $(KERNEL)/bzImage build/vm/proof.img FORCE
 	@scripts/guest/run-proof name='$(N) media on $(KERNEL)' kernel=$< out=$(basename $@) \
-		seconds=$$(($(N) / 10 + 900)) initrd=build/vm/proof.img program=/proof/million DISKSEQ_MILLION=$(N)
+		seconds=$$(($(N) / 10 + 900)) initrds=build/vm/proof.img program=/proof/million DISKSEQ_MILLION=$(N)
 
 ##@ scale       how the cost of a media change grows with what is around it: base and series; ROUNDS=3
 .PHONY: scale
@@ -244,7 +246,7 @@ inject: $(LOG)/inject.results
 	@scripts/results/summary 'make inject' $(START) $(SERIES)/results $<
 $(LOG)/inject.results: $(FAILING)/bzImage build/vm/proof.img FORCE
 	@LOCKDEP=y TAINT=512 scripts/guest/run-proof name='failures on $(FAILING)' kernel=$< out=$(basename $@) \
-		seconds=28800 initrd=build/vm/proof.img program=/proof/inject $(if $(TEST),'DISKSEQ_ONLY=$(TEST)')
+		seconds=28800 initrds=build/vm/proof.img program=/proof/inject $(if $(TEST),'DISKSEQ_ONLY=$(TEST)')
 
 ##@ races       data races (KCSAN) in all tests, and in the fuzzer while each step of the series is delayed: MINUTES=30
 .PHONY: races
@@ -257,14 +259,14 @@ $(LOG)/races.results: $(RACING)/bzImage $(SERIES)/tests.img FORCE
 		list=$(SERIES)/sanitizer.list initrds=$(SERIES)/tests.img races=$(RACING)/list $(KNOWN) DISKSEQ_STORM=200 panic_on_warn=0
 $(LOG)/delays.results: $(RACING)/bzImage build/vm/proof.img FORCE
 	@scripts/guest/run-proof name='fuzzer on $(RACING)' kernel=$< out=$(basename $@) \
-		seconds=$$(($(MINUTES) * 180 + 900)) initrd=build/vm/proof.img program=/proof/fuzz races=$(RACING)/list \
+		seconds=$$(($(MINUTES) * 180 + 900)) initrds=build/vm/proof.img program=/proof/fuzz races=$(RACING)/list \
 		DISKSEQ_SECONDS=$$(($(MINUTES) * 60)) DISKSEQ_DELAYS=$$(wc -l <$(RACING)/list) $(SEED:%=DISKSEQ_SEED=%) DISKSEQ_LIMIT=300 panic_on_warn=0
 	@scripts/results/delays $(RACING)/list $(LOG)/delays.console
 
 ##@ proof       coverage, mutants, inject, races, fuzz, million and scale, one after the other: takes many hours
 .PHONY: proof
 proof:
-	@failed=; for part in coverage mutants inject races fuzz million scale; do \
+	@failed=; for part in coverage mutants inject races fuzz 'fuzz MODULES=1' million scale; do \
 		$(MAKE) $$part || failed="$$failed $$part"; \
 	done; [ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
 

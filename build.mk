@@ -30,6 +30,9 @@ $(if $(SEED),$(call whole,SEED))
 ifeq ($(filter trixie sid,$(SUITE)),)
 $(error SUITE=$(SUITE) is not known; use trixie or sid)
 endif
+ifneq ($(and $(MODULES),$(STOCK)),)
+$(error MODULES=$(MODULES) and STOCK=$(STOCK): there is no such kernel; leave one out)
+endif
 ifneq ($(CONFIG),$(wildcard $(CONFIG)))
 $(error CONFIG=$(CONFIG): no such file)
 endif
@@ -65,6 +68,7 @@ COUNTED := build/$(BASE)-coverage
 RACING := build/$(BASE)-races
 MUTATED := build/$(BASE)-mutants$(SANITIZE:%=-sanitizer)
 FAILING := build/$(BASE)-inject
+LOADABLE := build/$(BASE)-modules$(SANITIZE:%=-sanitizer)
 PACKAGING := build/$(BASE)-deb
 PATCHES := patches/$(BASE)
 SERIES_PATCHES := $(shell sed 's/[[:space:]]*\#.*//' $(PATCHES)/series)
@@ -91,6 +95,7 @@ WITH_COVERAGE := $(shell scripts/kernel/fragments $(BASE) $(CONFIGS) clients cov
 WITH_SANITIZER := $(shell scripts/kernel/fragments $(BASE) $(CONFIGS) sanitizer)
 WITH_RACES := $(shell scripts/kernel/fragments $(BASE) $(CONFIGS) races)
 WITH_FAILURES := $(shell scripts/kernel/fragments $(BASE) $(CONFIGS) sanitizer inject)
+IN_PIECES := $(shell scripts/kernel/fragments $(BASE) $(CONFIGS) $(if $(SANITIZE),sanitizer,clients) deb)
 PACKAGED := $(shell scripts/kernel/fragments $(BASE) $(CONFIGS) clients deb)
 
 STORY = start=$(START) story=build/vm/story.img prebuilt=build/prebuilt/$(PREBUILT_SUITE) series=$(SERIES) \
@@ -137,6 +142,7 @@ $(FAILING)/bzImage: $(WITH_FAILURES)
 $(COUNTED)/bzImage: $(WITH_COVERAGE)
 $(MUTATED)/bzImage: $(MUTATED)/tree.id $(if $(SANITIZE),$(WITH_SANITIZER),$(WITH_CLIENTS))
 $(RACING)/bzImage: $(RACING)/tree.id $(WITH_RACES)
+$(LOADABLE)/bzImage: $(SERIES)/tree.id $(IN_PIECES)
 %/$(IMAGE): $(FRAGMENTS) scripts/kernel/build scripts/kernel/configure
 	@$(NICE) scripts/kernel/build $@ $(patsubst %.id,%,$(filter %.id,$^)) \
 		$(if $(filter vm/configs/clients.config,$^),$(FILES_clients),$(FILES_$(ARCH))) $(filter %.config,$^)

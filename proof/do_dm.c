@@ -35,20 +35,30 @@ static int load(uint64_t sector)
 	return dm(DM_TABLE_LOAD, 0, table);
 }
 
-void dm_begin(struct worker *w)
+static void open_control(void)
 {
-	d = disk_find("dm-0");
 	control = open(DM_CONTROL, O_RDWR | O_CLOEXEC);
 	if (control < 0)
 		die(DM_CONTROL ": %s", strerror(errno));
+}
+
+/* Who was killed may have left it suspended: those who read it wait for that. */
+static void remove_any(void)
+{
+	dm(DM_DEV_SUSPEND, 0, NULL);
+	while (dm(DM_DEV_REMOVE, 0, NULL) == EBUSY)
+		poll(NULL, 0, 1);
+}
+
+void dm_begin(struct worker *w)
+{
+	d = disk_find("dm-0");
+	open_control();
 	snprintf(lo.name, sizeof(lo.name), "%s", fuzz->disk[w->arg].name);
 	snprintf(lo.path, sizeof(lo.path), "/dev/%s", lo.name);
 	lo.fd = -1;
 	op_begin(d, "take over");
-	/* who was killed may have left it suspended: those who read it wait for that */
-	dm(DM_DEV_SUSPEND, 0, NULL);
-	while (dm(DM_DEV_REMOVE, 0, NULL) == EBUSY)
-		poll(NULL, 0, 1);
+	remove_any();
 	loop_reopen(&lo);
 	ioctl(lo.fd, LOOP_CLR_FD);
 	loop_close(&lo);
@@ -194,4 +204,12 @@ void dm_end(struct worker *w)
 	while (dm(DM_DEV_REMOVE, 0, NULL) == EBUSY)
 		poll(NULL, 0, 1);
 	op_end(0);
+}
+
+/* Nobody else is left. */
+void dm_rest(struct disk *disk)
+{
+	open_control();
+	remove_any();
+	close(control);
 }

@@ -89,17 +89,23 @@ static void attach_below(void)
 	}
 }
 
-/* Of the array, in any state, and the disks below it. */
-static void take_over(void)
+/* In any state. */
+static void stop_any(void)
 {
-	int i;
-
-	op_begin(d, "take over");
 	owe(d, 1);
 	while (disk_exists(d->name)) {
 		stop();
 		poll(NULL, 0, 1);
 	}
+}
+
+/* Of the array, and the disks below it. */
+static void take_over(void)
+{
+	int i;
+
+	op_begin(d, "take over");
+	stop_any();
 	for (i = 0; i < 2; i++) {
 		loop_reopen(&lo[i]);
 		ioctl(lo[i].fd, LOOP_CLR_FD);
@@ -113,22 +119,28 @@ static void take_over(void)
 	op_end(0);
 }
 
-void md_begin(struct worker *w)
+/* A node of the caller's own makes the array when it is opened. */
+static void use_array(struct disk *disk, int caller)
 {
-	char name[16];
-	int i;
-
-	minor_nr = w->arg;
-	below = FIRST_BELOW + (minor_nr - 300) * 2;
-	snprintf(node, sizeof(node), "/dev/.fuzz-md%d-%d", minor_nr, (int)(w - fuzz->worker));
+	d = disk;
+	minor_nr = atoi(d->name + 2);
+	snprintf(node, sizeof(node), "/dev/.fuzz-md%d-%d", minor_nr, caller);
 	unlink(node);
 	if (mknod(node, S_IFBLK | 0600, makedev(MD_MAJOR, minor_nr)))
 		die("%s: %s", node, strerror(errno));
 	lock = open("/tmp/fuzz-md-lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (lock < 0)
 		die("/tmp/fuzz-md-lock: %s", strerror(errno));
-	snprintf(name, sizeof(name), "md%d", minor_nr);
-	d = disk_find(name);
+}
+
+void md_begin(struct worker *w)
+{
+	char name[16];
+	int i;
+
+	snprintf(name, sizeof(name), "md%d", w->arg);
+	use_array(disk_find(name), w - fuzz->worker);
+	below = FIRST_BELOW + (minor_nr - 300) * 2;
 	id = 'A' + w->life % 26;
 	image = image_create(id, 1);
 	for (i = 0; i < IMAGE_SECTORS; i++)
@@ -345,12 +357,16 @@ void md_alone_end(struct worker *w)
 	op_begin(d, "stop for good");
 	close(fd);
 	fd = -1;
-	owe(d, 1);
-	while (disk_exists(d->name)) {
-		stop();
-		poll(NULL, 0, 1);
-	}
+	stop_any();
 	op_end(0);
+}
+
+/* Nobody else is left. */
+void md_rest(struct disk *disk)
+{
+	use_array(disk, MAX_WORKERS);
+	stop_any();
+	close(lock);
 }
 
 void md_shared_step(struct worker *w)

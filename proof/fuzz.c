@@ -9,6 +9,7 @@
  * of points at which the kernel can be delayed (scripts/tree/add-mutants): each of
  * them is, one after the other, for the same time.
  */
+#include <dirent.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -516,11 +517,51 @@ static unsigned int all_findings(void)
 
 static void tell(void)
 {
-	fprintf(stderr, "# %lld of %lld s: %llu operations, %llu media, %llu events, %u kills, %u findings\n",
+	fprintf(stderr, "# %lld of %lld s: %llu operations, %llu media, %llu events, %u kills, ",
 		(long long)(now_ms() - fuzz->start) / 1000, (long long)seconds,
 		(unsigned long long)all_ops(), (unsigned long long)observer_media(),
-		(unsigned long long)observer_events(), kills,
-		all_findings());
+		(unsigned long long)observer_events(), kills);
+	if (!modules_missing())
+		fprintf(stderr, "%u unloads, ", atomic_get(&fuzz->unloads));
+	fprintf(stderr, "%u findings\n", all_findings());
+}
+
+/* Whatever it does: what it holds is the kernel's to give back. */
+static void end_one(struct worker *w)
+{
+	int64_t end = now_ms() + limit_ms();
+
+	kill(w->pid, SIGKILL);
+	while (!waitpid(w->pid, NULL, WNOHANG)) {
+		observer_receive();
+		if (now_ms() > end) {
+			hung = true;
+			tell_where(w->pid);
+			broken(NO_HANG, NULL, "process %d (%s) does not die",
+			       (int)(w - fuzz->worker), w->name);
+			break;
+		}
+		poll(NULL, 0, 1);
+	}
+	atomic_put(&w->pid, 0);
+	w->life++;
+	w->steps = 0;
+}
+
+/* The processes of a driver that is unloaded, and of one that is there again. */
+static void hold_and_release(void)
+{
+	struct worker *w;
+
+	for (w = fuzz->worker; w < fuzz->worker + fuzz->workers && !hung; w++) {
+		if (w->pid && module_goes(w)) {
+			end_one(w);
+			w->held = true;
+		} else if (w->held && !module_goes(w) && !atomic_get(&fuzz->stop)) {
+			w->held = false;
+			start(w);
+		}
+	}
 }
 
 static void look(int ms)
@@ -531,35 +572,21 @@ static void look(int ms)
 	poll(&pfd, 1, ms);
 	observer_receive();
 	watch_all();
+	hold_and_release();
 	if (now_ms() - (told ?: fuzz->start) < TELL_MS)
 		return;
 	told = now_ms();
 	tell();
 }
 
-/* Whatever it does: what it holds is the kernel's to give back. */
 static void kill_one(struct worker *w)
 {
-	int64_t end = now_ms() + limit_ms();
-
 	if (!w->pid)
 		return;
-	kill(w->pid, SIGKILL);
-	while (!waitpid(w->pid, NULL, WNOHANG)) {
-		observer_receive();
-		if (now_ms() > end) {
-			hung = true;
-			tell_where(w->pid);
-			broken(NO_HANG, NULL, "process %d (%s) does not die",
-			       (int)(w - fuzz->worker), w->name);
-			w->pid = 0;
-			return;
-		}
-		poll(NULL, 0, 1);
-	}
+	end_one(w);
+	if (hung)
+		return;
 	kills++;
-	w->life++;
-	w->steps = 0;
 	start(w);
 }
 
@@ -735,6 +762,20 @@ static void add_all(void)
 	add("react", react_begin, react_step, NULL, 0);
 	add("react", react_begin, react_step, NULL, 1);
 	add("poll", NULL, poll_step, NULL, 0);
+	if (!modules_missing())
+		add("module", module_begin, module_step, NULL, 0);
+}
+
+/* Those that go and come with their drivers, too. */
+static void add_rest(void)
+{
+	DIR *dir = opendir("/sys/block");
+	struct dirent *entry;
+
+	while (dir && (entry = readdir(dir)))
+		if (entry->d_name[0] != '.')
+			disk_slot(entry->d_name, 0);
+	closedir(dir);
 }
 
 static const char *missing(void)
@@ -765,6 +806,8 @@ int main(void)
 	fprintf(stderr, "# SEED=%llu\n", (unsigned long long)fuzz->seed);
 	observer_open();
 	add_all();
+	if (!modules_missing())
+		add_rest();
 	observer_begin();
 	if (drive_missing())
 		fprintf(stderr, "# no drives: %s\n", drive_missing());

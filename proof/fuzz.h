@@ -65,6 +65,7 @@ struct worker {
 	int arg;
 	bool helper;		/* goes on for as long as others may need it */
 	pid_t pid;
+	bool held;		/* not started again while its driver is unloaded */
 	unsigned int life;	/* how many were killed before it */
 	unsigned int steps;
 	uint64_t ops;
@@ -102,7 +103,8 @@ struct fuzz {
 	struct broken broken[MAX_BROKEN];
 	unsigned int silent;	/* numbers, at most, of disks that were never registered */
 	struct medium media[MEDIA];
-	int dm_index;
+	int unloading;		/* index of a driver that is a module, and 1 */
+	unsigned int unloads;
 };
 
 extern struct fuzz *fuzz;
@@ -175,9 +177,11 @@ void md_begin(struct worker *w);
 void md_alone_step(struct worker *w);
 void md_alone_end(struct worker *w);
 void md_shared_step(struct worker *w);
+void md_rest(struct disk *d);
 void dm_begin(struct worker *w);
 void dm_step(struct worker *w);
 void dm_end(struct worker *w);
+void dm_rest(struct disk *d);
 const char *drive_missing(void);
 void drive_begin(struct worker *w);
 void drive_step(struct worker *w);
@@ -186,5 +190,9 @@ void look_step(struct worker *w);
 void react_begin(struct worker *w);
 void react_step(struct worker *w);
 void poll_step(struct worker *w);
+const char *modules_missing(void);
+bool module_goes(const struct worker *w);
+void module_begin(struct worker *w);
+void module_step(struct worker *w);
 
 #endif /* FUZZ_H */

@@ -33,7 +33,6 @@
 #define NOBODY			65534
 
 static void (*at_abort)(void);
-static int control_fd = -1;
 static int owned[MAX_LOOPS];
 static int nr_owned;
 
@@ -64,11 +63,18 @@ int limit_ms(void)
 	return 1000 * (seconds ? atoi(seconds) : 60);
 }
 
-static int loop_control(void)
+/* Not kept open: that would keep the driver from being unloaded. */
+static int loop_control(unsigned long request, long index)
 {
-	if (control_fd < 0)
-		control_fd = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
-	return control_fd;
+	int fd = open("/dev/loop-control", O_RDWR | O_CLOEXEC), result, err;
+
+	if (fd < 0)
+		die("/dev/loop-control: %s", strerror(errno));
+	result = ioctl(fd, request, index);
+	err = errno;
+	close(fd);
+	errno = err;
+	return result;
 }
 
 /* Why there is nothing to test here, or NULL. */
@@ -80,9 +86,9 @@ const char *diskseq_missing(void)
 
 	if (geteuid())
 		return "needs root";
-	if (loop_control() < 0)
+	if (access("/dev/loop-control", R_OK | W_OK))
 		return "no /dev/loop-control: kernel without loop devices";
-	index = ioctl(loop_control(), LOOP_CTL_GET_FREE);
+	index = loop_control(LOOP_CTL_GET_FREE, 0);
 	if (index < 0)
 		die("LOOP_CTL_GET_FREE: %s", strerror(errno));
 	snprintf(path, sizeof(path), "/dev/loop%d", index);
@@ -112,7 +118,7 @@ static void remove_index(int index)
 	int64_t end = now_ms() + limit_ms();
 
 	/* older kernels return the index, later ones 0 */
-	while (ioctl(loop_control(), LOOP_CTL_REMOVE, index) < 0 && errno != ENODEV) {
+	while (loop_control(LOOP_CTL_REMOVE, index) < 0 && errno != ENODEV) {
 		if (errno != EBUSY || now_ms() > end) {
 			fprintf(stderr, "# cannot remove loop%d: %s\n", index,
 				strerror(errno));
@@ -133,7 +139,6 @@ static void clean_up(int sig)
 
 	for (i = 3; i < 1024; i++)
 		close(i);
-	control_fd = -1;
 	/* what is on top of the loop devices */
 	if (at_abort)
 		at_abort();
@@ -162,7 +167,7 @@ static int add_index(void)
 	int index;
 
 	for (index = FIRST_INDEX; ; index++) {
-		if (ioctl(loop_control(), LOOP_CTL_ADD, index) >= 0)
+		if (loop_control(LOOP_CTL_ADD, index) >= 0)
 			return index;
 		if (errno != EEXIST)
 			die("LOOP_CTL_ADD %d: %s", index, strerror(errno));
