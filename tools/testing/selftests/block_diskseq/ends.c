@@ -14,6 +14,8 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "../kselftest_harness.h"
@@ -1099,6 +1101,43 @@ TEST_F(memory, r12_signal_ends_the_wait)
 	EXPECT_EQ(EINTR, variant->operate(&self->z));
 	EXPECT_EQ(number, diskseq_sysfs(self->z.name));
 	EXPECT_TRUE(has_block(self->reader, 1, BLOCK));
+}
+
+static int add_and_remove(const struct zram *z)
+{
+	struct zram other;
+
+	(void)z;
+	zram_create(&other);
+	zram_destroy(&other);
+	return 0;
+}
+
+/* Others may have to wait until the wait is over. */
+TEST_F(memory, r14_wait_keeps_nobody_from_being_killed)
+{
+	static int (* const operate[])(const struct zram *z) = {
+		zram_hot_remove, add_and_remove,
+	};
+	pid_t first = spawn(), other;
+	size_t i;
+
+	if (!first)
+		_exit(variant->operate(&self->z));
+	if (!waits_in(first, SYS_write)) {
+		EXPECT_EQ(EBUSY, child_status(first));
+		return;
+	}
+	for (i = 0; i < ARRAY_SIZE(operate); i++) {
+		other = spawn();
+		if (!other)
+			_exit(operate[i](&self->z));
+		waits_in(other, i ? SYS_read : SYS_write);
+		kill(other, SIGKILL);
+		child_status(other);
+	}
+	EXPECT_EQ(0, waitpid(first, NULL, WNOHANG));
+	EXPECT_EQ(EBUSY, child_status(first));
 }
 
 /* A read that is under way must not find its data freed. */

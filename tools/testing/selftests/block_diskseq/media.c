@@ -335,6 +335,20 @@ TEST_F(drive, r3_eject_takes_a_new_number_and_so_does_the_medium_after_it)
 	ASSERT_TRUE(wait_for_number(&self->mon, &ev, empty));
 }
 
+TEST_F(drive, r3_eject_of_a_medium_that_nobody_has_opened_takes_a_number)
+{
+	struct uevent ev;
+
+	if (!variant->asks)
+		SKIP(return, "only an open finds what is in this drive");
+	ASSERT_TRUE(insert(self, 'b'));
+	ASSERT_TRUE(wait_for_medium(&self->mon, &ev, self->before, variant->numbers));
+	ASSERT_TRUE(eject(self));
+	EXPECT_EQ(-1, open(self->path, O_RDONLY));
+	EXPECT_EQ(variant->empty_errno, errno);
+	EXPECT_TRUE(wait_for_number(&self->mon, &ev, ev.diskseq));
+}
+
 TEST_F(drive, r3_media_that_nobody_looks_at_take_a_number_each)
 {
 	uint64_t last = self->before;
