@@ -89,13 +89,16 @@ static void attach_below(void)
 	}
 }
 
-/* In any state. */
+/* In any state. To open it while it is on its way out would make the next one. */
 static void stop_any(void)
 {
+	int64_t end;
+
 	owe(d, 1);
 	while (disk_exists(d->name)) {
-		stop();
-		poll(NULL, 0, 1);
+		end = now_ms() + (stop() ? 1 : limit_ms() / 4);
+		while (disk_exists(d->name) && now_ms() < end)
+			poll(NULL, 0, 1);
 	}
 }
 
