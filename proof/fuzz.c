@@ -230,11 +230,14 @@ void medium_check(struct disk *d, uint64_t number, const char *sector, uint64_t 
 		       (unsigned long long)nr, (unsigned long long)number, id, found);
 }
 
-/* What is open keeps its device number. */
-static bool has_name(int fd, const char *name)
+/*
+ * Is it this partition? If not, those who watch the disk that it is one of have to know
+ * that it is open. What is open keeps its device number.
+ */
+static bool is_partition(int fd, const char *name)
 {
-	char path[64], link[256];
-	const char *last;
+	char path[64], link[256], *part, *disk;
+	struct disk *d;
 	struct stat st;
 	ssize_t len;
 
@@ -246,8 +249,17 @@ static bool has_name(int fd, const char *name)
 	if (len < 0)
 		return false;
 	link[len] = '\0';
-	last = strrchr(link, '/');
-	return last && !strcmp(last + 1, name);
+	part = strrchr(link, '/');
+	if (!part)
+		return false;
+	if (!strcmp(part + 1, name))
+		return true;
+	*part = '\0';
+	disk = strrchr(link, '/');
+	d = disk ? disk_find(disk + 1) : NULL;
+	if (d)
+		atomic_inc(&d->strays, 1);
+	return false;
 }
 
 /*
@@ -261,7 +273,7 @@ int open_disk(const struct disk *d, int partno, int flags)
 
 	part_name(d, partno, path + 5, sizeof(path) - 5);
 	fd = open(path, flags | O_CLOEXEC);
-	if (fd < 0 || !partno || has_name(fd, path + 5))
+	if (fd < 0 || !partno || is_partition(fd, path + 5))
 		return fd;
 	close(fd);
 	errno = ESTALE;

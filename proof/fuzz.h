@@ -31,7 +31,7 @@ enum {
 };
 
 /* Flags of a disk: what holds for it, and so is checked. */
-#define PARTS_ALONE	0x1	/* nobody opens its partitions or scans for them again */
+#define PARTS_ALONE	0x1	/* nobody means to open its partitions or scans for them again */
 #define COUNTED		0x2	/* each announcement is one that an operation owes */
 #define QUIET		0x4	/* and each other event is one that an operation may raise */
 #define BY_DRIVER	0x8	/* the driver makes the change itself (rule 9) */
@@ -46,6 +46,7 @@ struct disk {
 	unsigned int owed_max;	/* and at most, with operations that are on their way */
 	unsigned int plain;	/* other events, at most */
 	unsigned int rescans;	/* that may add partitions once more */
+	unsigned int strays;	/* opens of its partitions that were meant for others */
 };
 
 /* One operation of a process. */

@@ -34,6 +34,8 @@ struct seen {
 	unsigned int plain;
 	unsigned int rounds;	/* in which partitions were added once more */
 	unsigned int rounds_now;
+	uint64_t stayed;	/* number that was announced while partitions stayed */
+	unsigned int strays;	/* before that */
 	struct part part[MAX_PARTS];
 	struct uevent kept[KEPT];
 	unsigned int at;
@@ -215,8 +217,7 @@ static void see_medium(struct disk *d, struct seen *s, const struct uevent *ev)
 	if (ev->diskseq > s->last)
 		s->last = ev->diskseq;
 	if ((d->flags & PARTS_ALONE) && (d->flags & BY_DRIVER) && live)
-		broken(9, d, "%llu is announced while there are %d partitions of another medium, which nobody uses",
-		       (unsigned long long)ev->diskseq, live);
+		s->stayed = ev->diskseq;
 	if ((d->flags & COUNTED) && s->announced > atomic_get(&d->owed_max))
 		broken(12, d, "announcement %u, but there were at most %u media",
 		       s->announced, atomic_get(&d->owed_max));
@@ -397,6 +398,18 @@ static bool same_as_sysfs(struct disk *d, struct seen *s, int *rule, char *why,
 	return true;
 }
 
+/* Whoever has opened one by mistake has said so by now. */
+static void check_stayed(struct disk *d, struct seen *s)
+{
+	unsigned int strays = atomic_get(&d->strays);
+
+	if (s->stayed && strays == s->strays)
+		broken(9, d, "%llu was announced while there were partitions of another medium, which nobody used",
+		       (unsigned long long)s->stayed);
+	s->stayed = 0;
+	s->strays = strays;
+}
+
 /*
  * While no process does anything. The kernel may still do what they left to it, so
  * that only what stays is wrong.
@@ -408,6 +421,7 @@ void observer_compare(void)
 
 	observer_drain();
 	for (i = 0; i < fuzz->disks; i++) {
+		check_stayed(&fuzz->disk[i], &seen[i]);
 		for (try = 0; try < 50; try++) {
 			if (same_as_sysfs(&fuzz->disk[i], &seen[i], &rule, why,
 					  sizeof(why)))
